@@ -1,0 +1,64 @@
+"""mosaicreg: overlapping image tiles to one zarr mosaic, larger than memory, on dask."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import version as _version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mosaicreg import synthetic
+    from mosaicreg.alignment import AlignmentRecord
+    from mosaicreg.archive import write_ome_zarr
+    from mosaicreg.assembly import assemble
+    from mosaicreg.correlate import find_offset
+    from mosaicreg.errors import ImageError, InputError
+    from mosaicreg.layout import Layout, solve_layout, stage_layout
+    from mosaicreg.mosaic import Mosaic
+    from mosaicreg.opening import open_mosaic
+    from mosaicreg.pairs import Pairs
+    from mosaicreg.registration import find_offsets, register
+
+_HOME = {
+    "AlignmentRecord": "alignment",
+    "ImageError": "errors",
+    "InputError": "errors",
+    "Layout": "layout",
+    "Mosaic": "mosaic",
+    "Pairs": "pairs",
+    "assemble": "assembly",
+    "find_offset": "correlate",
+    "find_offsets": "registration",
+    "open_mosaic": "opening",
+    "register": "registration",
+    "solve_layout": "layout",
+    "stage_layout": "layout",
+    "write_ome_zarr": "archive",
+}
+__all__ = [
+    "AlignmentRecord",
+    "ImageError",
+    "InputError",
+    "Layout",
+    "Mosaic",
+    "Pairs",
+    "assemble",
+    "find_offset",
+    "find_offsets",
+    "open_mosaic",
+    "register",
+    "solve_layout",
+    "stage_layout",
+    "synthetic",
+    "write_ome_zarr",
+]
+__version__ = _version("mosaicreg")
+
+
+def __getattr__(name: str) -> Any:
+    """Names are loaded on first use: the command line's --help must not wait for numpy."""
+    if name in _HOME:
+        return getattr(import_module(f"mosaicreg.{_HOME[name]}"), name)
+    if name == "synthetic":
+        return import_module("mosaicreg.synthetic")
+    raise AttributeError(f"module 'mosaicreg' has no attribute {name!r}")

@@ -1,0 +1,95 @@
+"""How one image lies on another: `AlignmentRecord`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class AlignmentRecord:
+    """Placement of a moving image in the space of a fixed image.
+
+    A point p (y, x) of a moving image of shape ``Nm`` goes to the space of a fixed image of shape
+    ``Nf`` in this order: flip up-down where ``flipped_ud``; subtract the centre ``(Nm - 1) / 2``;
+    multiply by ``scale``; rotate by ``angle``; add the centre ``(Nf - 1) / 2``; add ``peak``. So a
+    peak of (0, 0) puts centre on centre, and for images of one shape the peak is where the moving
+    image's first pixel lies in the fixed image.
+
+    Args:
+        peak: (y, x) in px, added to moving coordinates.
+        weight: how far the match stands out; larger is better, 0 is no match at all.
+        angle: degrees; the direction in which ``scipy.ndimage.rotate(moving, angle)`` turns.
+        flipped_ud: whether the moving image is flipped up-down first.
+        scale: size of a moving pixel in fixed pixels.
+
+    Raises:
+        ValueError: when a number is not finite or the scale is not positive.
+    """
+
+    peak: tuple[float, float]
+    weight: float
+    angle: float = 0.0
+    flipped_ud: bool = False
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        peak = tuple(float(v) for v in np.asarray(self.peak, dtype=np.float64).ravel())
+        if len(peak) != 2:
+            raise ValueError(f"a peak is (y, x), not {self.peak!r}")
+        object.__setattr__(self, "peak", peak)
+        for name in ("weight", "angle", "scale"):
+            object.__setattr__(self, name, float(getattr(self, name)))
+        object.__setattr__(self, "flipped_ud", bool(self.flipped_ud))
+        if not np.isfinite([*peak, self.weight, self.angle, self.scale]).all() or self.scale <= 0:
+            raise ValueError(f"an alignment needs finite numbers and a positive scale: {self}")
+
+    def __lt__(self, other: AlignmentRecord) -> bool:
+        """Order by weight, so that ``max(records)`` is the best match."""
+        return self.weight < other.weight
+
+    def transform(
+        self, points: ArrayLike, fixed_shape: tuple[int, int], moving_shape: tuple[int, int]
+    ) -> FloatArray:
+        """(n, 2) points (y, x) of the moving image in the fixed image, float64."""
+        p = np.atleast_2d(np.asarray(points, dtype=np.float64))
+        if self.flipped_ud:
+            p = np.stack([moving_shape[0] - 1 - p[:, 0], p[:, 1]], axis=1)
+        p = (p - (np.array(moving_shape) - 1) / 2) * self.scale @ self._rotation().T
+        return p + (np.array(fixed_shape) - 1) / 2 + self.peak
+
+    def corners(
+        self, moving_shape: tuple[int, int], fixed_shape: tuple[int, int] | None = None
+    ) -> FloatArray:
+        """(4, 2) where the moving image's corner pixels lie: (0, 0), (0, W), (H, 0), (H, W)."""
+        bottom, right = moving_shape[0] - 1, moving_shape[1] - 1
+        points = [(0, 0), (0, right), (bottom, 0), (bottom, right)]
+        return self.transform(points, fixed_shape or moving_shape, moving_shape)
+
+    def offset(
+        self, fixed_shape: tuple[int, int], moving_shape: tuple[int, int]
+    ) -> tuple[float, float]:
+        """(dy, dx) from the fixed image's first pixel to the moving image's, without rotation."""
+        dy, dx = np.asarray(self.peak) + (np.array(fixed_shape) - np.array(moving_shape)) / 2
+        return float(dy), float(dx)
+
+    def inverse(self) -> AlignmentRecord:
+        """How the fixed image lies on the moving image: exactly undoes this record."""
+        y, x = self._rotation().T @ (-np.asarray(self.peak)) / self.scale
+        if self.flipped_ud:
+            y = -y
+        return replace(
+            self,
+            peak=(float(y), float(x)),
+            angle=self.angle if self.flipped_ud else -self.angle,
+            scale=1 / self.scale,
+        )
+
+    def _rotation(self) -> FloatArray:
+        a = np.deg2rad(self.angle)
+        c, s = np.cos(a), np.sin(a)
+        return np.array([[c, -s], [s, c]])

@@ -1,0 +1,39 @@
+"""Errors meant for people: what is wrong, where, with which numbers, and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+SHOWN = 20
+"""How many problems a message lists before it only counts the rest."""
+
+
+class InputError(ValueError):
+    """Something about the input cannot work. All problems found are gathered in one error.
+
+    Args:
+        headline: one sentence that says what cannot be done.
+        problems: one line each, with the file or tile they are about.
+    """
+
+    def __init__(self, headline: str, problems: Iterable[str] = ()) -> None:
+        self.headline = headline
+        self.problems = tuple(problems)
+        super().__init__(headline, self.problems)
+
+    def __str__(self) -> str:
+        lines = [self.headline, *(f"  - {p}" for p in self.problems[:SHOWN])]
+        if len(self.problems) > SHOWN:
+            lines.append(f"  ... and {len(self.problems) - SHOWN} more")
+        return "\n".join(lines)
+
+
+class ImageError(ValueError):
+    """One image file cannot be used; the message names the file and the reason."""
+
+
+def missing_extra(package: str, extra: str, purpose: str) -> ImportError:
+    """The error to raise where an optional package is not installed."""
+    return ImportError(
+        f'{purpose} needs {package}: python -m pip install "mosaicreg[{extra}]"', name=package
+    )

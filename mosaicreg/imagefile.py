@@ -1,0 +1,456 @@
+"""Image files: what a file holds (header only), and its pixels.
+
+Every image is seen as leading axes out of t, c, z (in this order, those it has) and then y, x. RGB
+samples are channels. Pixels come in native byte order. Supported: TIFF and OME-TIFF, PNG, JPEG,
+``.npy``, zarr arrays and OME-Zarr images (their finest level).
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mosaicreg.errors import ImageError
+from mosaicreg.geometry import Box
+
+TIFF = (".tif", ".tiff")
+SUFFIXES = (*TIFF, ".png", ".jpg", ".jpeg", ".npy", ".zarr")
+"""File name endings that count as images, in lower case."""
+
+RGB = ("red", "green", "blue", "alpha")
+"""Names of samples where nothing else names them."""
+
+DTYPES = tuple(np.dtype(t) for t in ("u1", "u2", "i1", "i2", "f4", "f8"))
+
+_MICROMETRE = {
+    "micrometer": 1.0,
+    "micrometre": 1.0,
+    "µm": 1.0,
+    "μm": 1.0,
+    "um": 1.0,
+    "nanometer": 1e-3,
+    "nanometre": 1e-3,
+    "nm": 1e-3,
+    "angstrom": 1e-4,
+    "å": 1e-4,
+    "millimeter": 1e3,
+    "millimetre": 1e3,
+    "mm": 1e3,
+    "centimeter": 1e4,
+    "cm": 1e4,
+    "meter": 1e6,
+    "metre": 1e6,
+    "m": 1e6,
+}
+"""Length of a unit, as OME-XML (symbols) and OME-Zarr (words) write it."""
+
+Pair = tuple[float, float]
+Lead = tuple[slice, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a file says about its image.
+
+    Args:
+        axes: e.g. ``"yx"``, ``"cyx"``, ``"tczyx"``.
+        shape: length of each axis.
+        dtype: in native byte order.
+        pixel_size: (y, x) in micrometre, where known.
+        position: (y, x) of the first pixel on the stage in micrometre, where known.
+        channels: names, where known.
+        interleaved: whether all leading planes are decoded together.
+    """
+
+    axes: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    pixel_size: Pair | None = None
+    position: Pair | None = None
+    channels: tuple[str, ...] = ()
+    interleaved: bool = False
+
+    @property
+    def plane(self) -> tuple[int, int]:
+        """(height, width)."""
+        return self.shape[-2], self.shape[-1]
+
+
+def is_image(path: Path) -> bool:
+    """True where the name, or a zarr folder's content, says that this is an image."""
+    if path.suffix.lower() in SUFFIXES:
+        return True
+    return path.is_dir() and any((path / name).is_file() for name in ("zarr.json", ".zarray"))
+
+
+def read_header(path: Path) -> Header:
+    """What the file says about its image; no pixel is read.
+
+    Raises:
+        ImageError: where the file is missing, unreadable, cut short, or of an unsupported kind.
+    """
+    header: Header = _guarded(path, _header_reader(path))
+    if header.dtype not in DTYPES:
+        raise ImageError(
+            f"{path}: pixels of type {header.dtype} are not supported; convert them to one of "
+            + ", ".join(str(t) for t in DTYPES)
+        )
+    if min(header.shape) < 1:
+        raise ImageError(f"{path}: the image is empty, its shape is {header.shape}")
+    return header
+
+
+def read_image(path: Path, box: Box | None = None, lead: Lead | None = None) -> NDArray[Any]:
+    """Pixels as (leading axes..., y, x) in native byte order.
+
+    Args:
+        box: only these rows and columns.
+        lead: only these slices of the leading axes.
+
+    Raises:
+        ImageError: where the file cannot be decoded.
+    """
+    reader: dict[str, Callable[..., NDArray[Any]]] = {
+        ".png": _read_whole(_decode_png),
+        ".jpg": _read_whole(_decode_jpeg),
+        ".jpeg": _read_whole(_decode_jpeg),
+        ".npy": _read_whole(_open_npy),
+    }
+    suffix = path.suffix.lower()
+    read = _read_tiff if suffix in TIFF else reader.get(suffix, _read_zarr)
+    image: NDArray[Any] = _guarded(path, lambda p: read(p, box, lead))
+    native: NDArray[Any] = image.astype(image.dtype.newbyteorder("="), copy=False)
+    return native
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that it is either the old one or the complete new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_png(path: Path, image: NDArray[Any]) -> None:
+    """Write a (y, x) or (y, x, 3) image of 8 or 16 bit."""
+    import imagecodecs
+
+    write_atomically(path, bytes(imagecodecs.png_encode(np.ascontiguousarray(image), level=6)))
+
+
+def write_tiff(path: Path, image: NDArray[Any], **options: Any) -> None:
+    """Write a TIFF with `tifffile.imwrite`'s options."""
+    import tifffile
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.part")
+    tifffile.imwrite(temporary, image, **options)
+    temporary.replace(path)
+
+
+def _guarded(path: Path, action: Callable[[Path], Any]) -> Any:
+    """Run ``action(path)``; whatever a decoder throws becomes an error that names the file."""
+    try:
+        return action(path)
+    except ImageError:
+        raise
+    except FileNotFoundError:
+        raise ImageError(f"{path}: there is no such file") from None
+    except PermissionError:
+        raise ImageError(f"{path}: no permission to read it") from None
+    except Exception as error:
+        reason = str(error).strip() or type(error).__name__
+        raise ImageError(f"{path}: unreadable ({reason})") from error
+
+
+def _header_reader(path: Path) -> Callable[[Path], Header]:
+    suffix = path.suffix.lower()
+    if suffix in TIFF:
+        return _tiff_header
+    named = {
+        ".png": _png_header,
+        ".jpg": _jpeg_header,
+        ".jpeg": _jpeg_header,
+        ".npy": _npy_header,
+    }
+    return named.get(suffix, _zarr_header)
+
+
+# --- PNG, JPEG, npy: one plane or samples last ---------------------------------------------------
+
+
+def _samples(shape: tuple[int, ...], dtype: Any, path: Path) -> Header:
+    dtype = np.dtype(dtype).newbyteorder("=")
+    if len(shape) == 2:
+        return Header("yx", shape, dtype)
+    if len(shape) == 3:
+        names = RGB[: shape[2]] if shape[2] >= 3 else ()
+        return Header("cyx", (shape[2], *shape[:2]), dtype, channels=names, interleaved=True)
+    raise ImageError(f"{path}: an image of shape {shape} is not (height, width[, samples])")
+
+
+def _png_header(path: Path) -> Header:
+    with path.open("rb") as file:
+        start = file.read(26)
+        file.seek(max(0, path.stat().st_size - 12))
+        end = file.read()
+    if len(start) < 26 or start[:8] != b"\x89PNG\r\n\x1a\n":
+        raise ImageError(f"{path}: not a PNG file")
+    if end[4:8] != b"IEND":
+        raise ImageError(f"{path}: cut short, the end of the PNG is missing")
+    width, height, bits, colour = struct.unpack(">IIBB", start[16:26])
+    # Palette images (3) are decoded to RGB; a palette with transparency is not worth guessing at.
+    samples = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}[colour]
+    dtype = np.uint16 if bits == 16 else np.uint8
+    shape = (height, width) if samples == 1 else (height, width, samples)
+    return _samples(shape, dtype, path)
+
+
+def _decode_png(path: Path) -> NDArray[Any]:
+    import imagecodecs
+
+    image: NDArray[Any] = imagecodecs.png_decode(path.read_bytes())
+    return image
+
+
+def _jpeg_header(path: Path) -> Header:
+    from PIL import Image
+
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 4096))
+        if b"\xff\xd9" not in file.read():
+            raise ImageError(f"{path}: cut short, the end of the JPEG is missing")
+    with Image.open(path) as image:
+        samples = len(image.getbands())
+        shape = (image.height, image.width)
+    return _samples(shape if samples == 1 else (*shape, samples), np.uint8, path)
+
+
+def _decode_jpeg(path: Path) -> NDArray[Any]:
+    import imagecodecs
+
+    image: NDArray[Any] = imagecodecs.jpeg_decode(path.read_bytes())
+    return image
+
+
+def _open_npy(path: Path) -> NDArray[Any]:
+    image: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    return image
+
+
+def _npy_header(path: Path) -> Header:
+    image = _open_npy(path)
+    if image.ndim == 3 and not _samples_last(image.shape):
+        return Header("cyx", image.shape, image.dtype.newbyteorder("="))
+    return _samples(image.shape, image.dtype, path)
+
+
+def _samples_last(shape: tuple[int, ...]) -> bool:
+    """Whether (a, b, c) is (height, width, samples) rather than (channel, height, width)."""
+    return len(shape) == 3 and shape[2] <= 4
+
+
+def _read_whole(
+    decode: Callable[[Path], NDArray[Any]],
+) -> Callable[[Path, Box | None, Lead | None], NDArray[Any]]:
+    """A reader from a decoder that only knows whole images, samples last."""
+
+    def read(path: Path, box: Box | None, lead: Lead | None) -> NDArray[Any]:
+        image = decode(path)
+        if _samples_last(image.shape):
+            image = np.moveaxis(image, 2, 0)
+        return _cut(image, box, lead)
+
+    return read
+
+
+def _cut(image: NDArray[Any], box: Box | None, lead: Lead | None) -> NDArray[Any]:
+    if lead is not None and image.ndim > 2:
+        image = image[lead]
+    return image if box is None else image[..., box.y0 : box.y1, box.x0 : box.x1]
+
+
+# --- TIFF ----------------------------------------------------------------------------------------
+
+
+def _canonical(axes: str, shape: tuple[int, ...], path: Path) -> tuple[str, str]:
+    """Axis letters of a file as ours (same order), and our canonical order of them."""
+    letters = axes.lower().replace("s", "c")
+    unknown = [a for a in letters if a not in "tczyx"]
+    if len(unknown) == 1 and "c" not in letters:
+        letters = letters.replace(unknown[0], "c")
+    if letters.count("y") != 1 or letters.count("x") != 1 or len(set(letters)) != len(letters):
+        raise ImageError(f"{path}: cannot tell the axes {axes} of shape {shape} apart")
+    if any(a not in "tczyx" for a in letters):
+        raise ImageError(f"{path}: unknown axes {axes} of shape {shape}")
+    return letters, "".join(a for a in "tczyx" if a in letters)
+
+
+def _tiff_header(path: Path) -> Header:
+    import tifffile
+
+    with tifffile.TiffFile(path) as tiff:
+        series = tiff.series[0]
+        letters, order = _canonical(series.axes, series.shape, path)
+        shape = tuple(series.shape[letters.index(a)] for a in order)
+        end = max(
+            (
+                offset + count
+                for page in series.pages
+                if page is not None
+                for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True)
+            ),
+            default=0,
+        )
+        size = path.stat().st_size
+        if end > size:
+            raise ImageError(f"{path}: cut short, {size} bytes where its pixels end at {end}")
+        facts = _ome_facts(tiff.ome_metadata, path) if tiff.is_ome else ()
+        pixel_size, position, channels = facts or (None, None, ())
+        if not channels and "S" in series.axes and shape[order.index("c")] in (3, 4):
+            channels = RGB[: shape[order.index("c")]]
+        return Header(
+            axes=order,
+            shape=shape,
+            dtype=series.dtype.newbyteorder("="),
+            pixel_size=pixel_size,
+            position=position,
+            channels=channels,
+            interleaved="S" in series.axes,
+        )
+
+
+def _ome_facts(xml: str | None, path: Path) -> tuple[Pair | None, Pair | None, tuple[str, ...]]:
+    """Pixel size and position in micrometre and channel names of the first image of an OME-XML."""
+    root = ElementTree.fromstring(xml or "<OME/>")
+    namespace = root.tag[: root.tag.index("}") + 1] if "}" in root.tag else ""
+    pixels = root.find(f"{namespace}Image/{namespace}Pixels")
+    if pixels is None:
+        return None, None, ()
+    channels = tuple(
+        c.get("Name") or f"channel {k}" for k, c in enumerate(pixels.findall(f"{namespace}Channel"))
+    )
+    plane = pixels.find(f"{namespace}Plane")
+    size = _lengths(pixels, "PhysicalSize", path)
+    position = None if plane is None else _lengths(plane, "Position", path)
+    return size, position, channels
+
+
+def _lengths(element: Any, name: str, path: Path) -> Pair | None:
+    """Attributes ``nameY`` and ``nameX`` in micrometre, or None where one is not given."""
+    values = []
+    for axis in "YX":
+        text, unit = element.get(name + axis), element.get(f"{name}{axis}Unit", "µm")
+        if text is None:
+            return None
+        if unit.lower() not in _MICROMETRE:
+            if name == "Position":
+                return None  # "reference frame" and "pixel" say nothing about micrometres
+            raise ImageError(f"{path}: {name}{axis} is in the unknown unit {unit!r}")
+        values.append(float(text) * _MICROMETRE[unit.lower()])
+    return values[0], values[1]
+
+
+def _read_tiff(path: Path, box: Box | None, lead: Lead | None) -> NDArray[Any]:
+    import tifffile
+
+    with tifffile.TiffFile(path) as tiff:
+        series = tiff.series[0]
+        letters, order = _canonical(series.axes, series.shape, path)
+        back = [letters.index(a) for a in order]
+        if series.dataoffset is not None:
+            # Uncompressed and contiguous: the file is the array, and only what is cut is read.
+            dtype = series.dtype.newbyteorder(tiff.byteorder)
+            mapped = np.memmap(path, dtype, "r", series.dataoffset, series.shape)
+            return _cut(mapped.transpose(back), box, lead)
+        planes = series.shape[:-2]
+        if lead is not None and letters == order and prod(planes) == len(series.pages) > 1:
+            wanted = np.arange(len(series.pages)).reshape(planes)[lead]
+            pages: list[Any] = [series.pages[int(k)] for k in wanted.ravel()]
+            stack = [_cut(page.asarray(), box, None) for page in pages]
+            return np.stack(stack).reshape(*wanted.shape, *stack[0].shape)
+        return _cut(series.asarray().transpose(back), box, lead)
+
+
+# --- zarr and OME-Zarr ---------------------------------------------------------------------------
+
+
+def _zarr_level0(path: Path) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+    """The array, its OME axes and transformations ({} for a plain array), and the channel facts."""
+    import zarr
+
+    node = zarr.open(str(path), mode="r")
+    if isinstance(node, zarr.Array):
+        return node, {}, {}
+    attributes: dict[str, Any] = dict(node.attrs)
+    attributes = attributes.get("ome", attributes)
+    if "multiscales" not in attributes:
+        raise ImageError(f"{path}: a zarr group that is not an OME-Zarr image")
+    scales = attributes["multiscales"][0]
+    array: Any = node[scales["datasets"][0]["path"]]
+    return array, scales, attributes.get("omero", {})
+
+
+def _zarr_axes(array: Any, scales: dict[str, Any], path: Path) -> str:
+    names = getattr(array.metadata, "dimension_names", None)
+    if scales:
+        names = [axis["name"] for axis in scales["axes"]]
+    if names is not None and None not in names:
+        letters = "".join(str(n).lower()[:1] for n in names)
+    else:
+        letters = {2: "yx", 3: "cyx", 4: "czyx", 5: "tczyx"}.get(array.ndim, "")
+    letters, order = _canonical(letters, array.shape, path)
+    if letters != order:
+        raise ImageError(f"{path}: axes {letters} are not in the order {order}")
+    return order
+
+
+def _zarr_header(path: Path) -> Header:
+    array, scales, omero = _zarr_level0(path)
+    axes = _zarr_axes(array, scales, path)
+    pixel_size = position = None
+    if scales:
+        unit = [_MICROMETRE.get(axis.get("unit", ""), 0.0) for axis in scales["axes"]][-2:]
+        moves = {
+            t["type"]: t.get(t["type"])
+            for t in scales["datasets"][0].get("coordinateTransformations", ())
+        }
+        if "scale" in moves and all(unit):
+            y, x = (s * u for s, u in zip(moves["scale"][-2:], unit, strict=True))
+            pixel_size = (y, x)
+        if "translation" in moves and all(unit):
+            y, x = (s * u for s, u in zip(moves["translation"][-2:], unit, strict=True))
+            position = (y, x)
+    return Header(
+        axes=axes,
+        shape=tuple(array.shape),
+        dtype=np.dtype(array.dtype).newbyteorder("="),
+        pixel_size=pixel_size,
+        position=position,
+        channels=tuple(str(c.get("label", "")) for c in omero.get("channels", ())),
+    )
+
+
+def _read_zarr(path: Path, box: Box | None, lead: Lead | None) -> NDArray[Any]:
+    array, _scales, _ = _zarr_level0(path)
+    extra = array.ndim - 2
+    index: list[slice] = list(lead) if lead is not None and extra else [slice(None)] * extra
+    index += list(box.slices) if box is not None else [slice(None), slice(None)]
+    image: NDArray[Any] = array[tuple(index)]
+    return image

@@ -1,0 +1,209 @@
+"""`Mosaic`: tiles and where the stage says that each one lies.
+
+A mosaic is columns, not objects: names, positions and shapes are arrays, pixels stay in the source.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.spatial import cKDTree
+
+from mosaicreg.errors import InputError
+from mosaicreg.geometry import FloatArray, IntArray, bounding_box, owned_boxes
+from mosaicreg.source import ArraySource, FileSource, Names, TileSource
+from mosaicreg.tables import table_html
+
+SEAM_SHARE = 0.3
+"""Tiles are neighbours when their overlap is this long, as a share of the shorter tile's side."""
+AXES = {2: "yx", 3: "cyx", 4: "czyx", 5: "tczyx"}
+"""What the axes of an array stand for where nothing says so, by their number."""
+CROWD = 100
+"""More overlapping neighbours per tile than this means that positions are not in pixels."""
+
+
+def as_names(values: Sequence[str] | NDArray[Any]) -> Names:
+    """A column of text."""
+    return np.array(list(values), dtype=np.dtypes.StringDType())
+
+
+@dataclass(frozen=True, eq=False)
+class Mosaic:
+    """Tiles and where the stage says that each one lies. Immutable.
+
+    Args:
+        names: (n,) text, unique.
+        positions: (n, 2) float64, (y, x) of each tile's first pixel, px.
+        shapes: (n, 2) int64, (height, width) of each tile, px.
+        source: the pixels.
+        axes: of a tile, leading axes first: ``"yx"``, ``"cyx"``, ``"tczyx"``...
+        pixel_size: (y, x) in micrometre, where known.
+        channels: names of the channels, where known.
+        origin: where the positions come from, in words.
+
+    Raises:
+        InputError: where columns do not fit each other, or positions are not finite.
+    """
+
+    names: Names
+    positions: FloatArray
+    shapes: IntArray
+    source: TileSource
+    axes: str = "yx"
+    pixel_size: tuple[float, float] | None = None
+    channels: tuple[str, ...] = ()
+    origin: str = "given"
+
+    def __post_init__(self) -> None:
+        n = len(self.source)
+        object.__setattr__(self, "names", as_names(self.names))
+        object.__setattr__(self, "positions", np.array(self.positions, dtype=np.float64))
+        object.__setattr__(self, "shapes", np.array(self.shapes, dtype=np.int64))
+        if n == 0 or self.names.shape != (n,):
+            raise InputError(f"a mosaic of {n} tiles needs as many names, not {len(self.names)}")
+        if self.positions.shape != (n, 2) or self.shapes.shape != (n, 2):
+            raise InputError(
+                f"a mosaic of {n} tiles needs ({n}, 2) positions and shapes, "
+                f"not {self.positions.shape} and {self.shapes.shape}"
+            )
+        if len(self.axes) != len(self.source.leading) + 2 or not self.axes.endswith("yx"):
+            raise InputError(f"axes {self.axes!r} do not fit leading axes {self.source.leading}")
+        bad = ~np.isfinite(self.positions).all(axis=1)
+        if bad.any():
+            raise InputError(
+                "positions must be finite numbers",
+                (f"tile {self.names[k]}: {self.positions[k]}" for k in np.flatnonzero(bad)),
+            )
+        for column in (self.names, self.positions, self.shapes):
+            column.setflags(write=False)
+
+    @classmethod
+    def from_arrays(
+        cls,
+        tiles: Sequence[NDArray[Any]],
+        positions: ArrayLike,
+        names: Sequence[str] | None = None,
+        **facts: Any,
+    ) -> Mosaic:
+        """A mosaic of arrays in memory, (leading..., y, x) each, at (n, 2) positions (y, x) px."""
+        source = ArraySource.of(tiles)
+        return cls(
+            names=as_names(names or [f"tile {k}" for k in range(len(source))]),
+            positions=np.asarray(positions, dtype=np.float64),
+            shapes=np.array([t.shape[-2:] for t in tiles], dtype=np.int64),
+            source=source,
+            axes=facts.pop("axes", AXES.get(tiles[0].ndim, "")),
+            **facts,
+        )
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the pixels."""
+        return self.source.dtype
+
+    @property
+    def leading(self) -> tuple[int, ...]:
+        """Lengths of the axes before y and x."""
+        return self.source.leading
+
+    @property
+    def extent(self) -> tuple[int, int]:
+        """(height, width) in px of the smallest mosaic that holds all tiles."""
+        return bounding_box(owned_boxes(self.positions, self.shapes)).shape
+
+    @property
+    def max_shift(self) -> int:
+        """How far, in px per axis, a tile is looked for around the stage's word by default.
+
+        A twentieth of the longest side, at least 16: stages err by a few percent of a tile, and a
+        larger window gives chance more room.
+        """
+        return max(16, int(np.ceil(0.05 * int(self.shapes.max()))))
+
+    def neighbours(self) -> IntArray:
+        """(m, 2) tile numbers of the pairs worth registering, the lower number first, sorted.
+
+        Two tiles whose overlap is as long as `SEAM_SHARE` of a side; for a tile without any such
+        neighbour, also those that it shares a corner with.
+
+        Raises:
+            InputError: where tiles lie on each other in heaps.
+        """
+        return neighbour_pairs(self.positions, self.shapes)
+
+    def reads_from(self, folder: Path) -> bool:
+        """Whether a tile's file is ``folder`` itself or lies in it."""
+        return isinstance(self.source, FileSource) and self.source.lies_in(folder)
+
+    def digest(self) -> str:
+        """SHA-256 of the names, positions, shapes and kind of the tiles (not of their pixels)."""
+        content = hashlib.sha256("\0".join(self.names.tolist()).encode())
+        for column in (self.positions, self.shapes):
+            content.update(np.ascontiguousarray(column).tobytes())
+        content.update(f"{self.dtype.str} {self.axes} {self.leading}".encode())
+        return content.hexdigest()
+
+    def moved(self, positions: ArrayLike, origin: str) -> Mosaic:
+        """The same tiles elsewhere."""
+        return replace(self, positions=np.asarray(positions, dtype=np.float64), origin=origin)
+
+    def __repr__(self) -> str:
+        shapes = np.unique(self.shapes, axis=0)
+        size = " x ".join(str(v) for v in shapes[-1]) if len(shapes) == 1 else "mixed sizes"
+        lead = "".join(f"{a}={n} " for a, n in zip(self.axes, self.leading, strict=False))
+        height, width = self.extent
+        return (
+            f"Mosaic: {len(self)} tiles of {size} px, {lead}{self.dtype}, "
+            f"on {height} x {width} px; positions {self.origin}"
+        )
+
+    def _repr_html_(self) -> str:
+        lead = {a: str(n) for a, n in zip(self.axes, self.leading, strict=False)}
+        size = f"{self.shapes.min(axis=0)} to {self.shapes.max(axis=0)}"
+        return table_html(
+            f"Mosaic of {len(self)} tiles",
+            {
+                "tile (y, x)": f"{size} px",
+                **lead,
+                "type": str(self.dtype),
+                "extent (y, x)": "{} x {} px".format(*self.extent),
+                "pixel size (y, x)": f"{self.pixel_size} µm" if self.pixel_size else "unknown",
+                "positions": self.origin,
+            },
+        )
+
+
+def neighbour_pairs(positions: FloatArray, shapes: IntArray) -> IntArray:
+    """The pairs of `Mosaic.neighbours` from bare columns."""
+    n = len(positions)
+    size = shapes.max(axis=0)
+    tree = cKDTree(positions / size)
+    contacts = int(tree.count_neighbors(tree, 1.0, p=np.inf)) - n
+    if contacts > 2 * CROWD * n:
+        raise InputError(
+            f"each tile overlaps about {contacts // n} others: the positions put tiles in heaps; "
+            "are they in pixels, and one for each tile?"
+        )
+    pairs = tree.query_pairs(1.0, p=np.inf, output_type="ndarray").astype(np.int64)
+    pairs.sort(axis=1)
+    pairs = pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
+    first, second = pairs[:, 0], pairs[:, 1]
+    start = np.maximum(positions[first], positions[second])
+    end = np.minimum(positions[first] + shapes[first], positions[second] + shapes[second])
+    overlap = np.maximum(end - start, 0)
+    share = (overlap / np.minimum(shapes[first], shapes[second])).max(axis=1)
+    touching = (overlap > 0).all(axis=1)
+    long = touching & (share >= SEAM_SHARE)
+    lonely = np.ones(n, dtype=bool)
+    lonely[pairs[long].ravel()] = False
+    kept: IntArray = pairs[long | (touching & (lonely[first] | lonely[second]))]
+    return kept

@@ -1,0 +1,363 @@
+"""OME-Zarr 0.5 archives: create a pyramid with its metadata, then fill it shard by shard.
+
+Creating writes all metadata and no pixel; filling writes whole shards only, each by one call, so no
+two writers ever touch one object. Level n + 1 is the mean of 2 x 2 pixels of level n. Beside the
+image, the group ``mosaicreg`` holds tables (zarr arrays, one per column) and provenance.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mosaicreg.errors import InputError
+from mosaicreg.geometry import Box, TileGrid
+
+DETAILS = "mosaicreg"
+"""Group inside the archive with layout, pairs and provenance."""
+CHUNK, SHARD = 512, 4096
+COLOURS = ("00FFFF", "FF00FF", "FFFF00", "00FF00", "FF0000", "0000FF")
+
+
+@dataclass(frozen=True)
+class Pyramid:
+    """What an archive will hold.
+
+    Args:
+        shape: of level 0, (leading..., y, x).
+        dtype: of all levels.
+        axes: e.g. ``"cyx"``.
+        chunk, shard: (y, x) in px; a shard is a whole number of chunks.
+        levels: how many; each half the size of the one before, rounded up.
+        pixel_size: (y, x) of level 0 in micrometre, where known.
+        channels: names of the channels.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    axes: str
+    chunk: tuple[int, int]
+    shard: tuple[int, int]
+    levels: int
+    pixel_size: tuple[float, float] | None = None
+    channels: tuple[str, ...] = ()
+    name: str = ""
+
+    @classmethod
+    def plan(
+        cls,
+        shape: tuple[int, ...],
+        dtype: np.dtype[Any],
+        axes: str,
+        *,
+        chunk: tuple[int, int] = (CHUNK, CHUNK),
+        shard: tuple[int, int] = (SHARD, SHARD),
+        pyramid: bool = True,
+        **facts: Any,
+    ) -> Pyramid:
+        """Chunks and shards cut down to the image, and levels until one chunk holds the last.
+
+        Raises:
+            InputError: where a shard is not a whole number of chunks, or a length not positive.
+        """
+        if any(c < 1 or s < 1 or s % c for c, s in zip(chunk, shard, strict=True)):
+            raise InputError(f"a shard of {shard} px is not a whole number of chunks of {chunk} px")
+        if min(shape) < 1 or len(axes) != len(shape):
+            raise InputError(f"an image of shape {shape} with axes {axes!r} cannot be written")
+        small = tuple(min(c, n) for c, n in zip(chunk, shape[-2:], strict=True))
+        whole = tuple(
+            min(s, -(-n // c) * c) if c <= n else n
+            for c, s, n in zip(chunk, shard, shape[-2:], strict=True)
+        )
+        levels = 1
+        while pyramid and any(
+            n > c * 2 ** (levels - 1) for n, c in zip(shape[-2:], chunk, strict=True)
+        ):
+            levels += 1
+        return cls(
+            shape=tuple(shape),
+            dtype=np.dtype(dtype),
+            axes=axes,
+            chunk=(small[0], small[1]),
+            shard=(whole[0], whole[1]),
+            levels=levels,
+            **facts,
+        )
+
+    def plane(self, level: int) -> tuple[int, int]:
+        """(height, width) of a level."""
+        height, width = self.shape[-2:]
+        return -(-height // 2**level), -(-width // 2**level)
+
+    def grid(self, level: int) -> TileGrid:
+        """The shards of a level."""
+        return TileGrid(self.plane(level), self.shard)
+
+    @property
+    def planes(self) -> list[tuple[int, ...]]:
+        """Indices of the leading axes."""
+        return list(np.ndindex(*self.shape[:-2]))
+
+
+def create(path: Path, pyramid: Pyramid) -> None:
+    """Write the metadata and empty arrays of an archive; ``path`` must not exist."""
+    import zarr
+    from zarr.codecs import BloscCodec
+
+    leading = (1,) * (len(pyramid.shape) - 2)
+    root = zarr.create_group(str(path), zarr_format=3)
+    for level in range(pyramid.levels):
+        root.create_array(
+            str(level),
+            shape=(*pyramid.shape[:-2], *pyramid.plane(level)),
+            dtype=pyramid.dtype,
+            chunks=(*leading, *pyramid.chunk),
+            shards=(*leading, *pyramid.shard),
+            compressors=BloscCodec(cname="zstd", clevel=1, shuffle="bitshuffle"),
+            dimension_names=list(pyramid.axes),
+            fill_value=0,
+        )
+    root.attrs["ome"] = _ome_metadata(pyramid, None)
+    root.create_group(DETAILS)
+
+
+def finish(path: Path, pyramid: Pyramid) -> None:
+    """Add what is known only when pixels are there: the channels' names and display ranges."""
+    import zarr
+
+    if "c" not in pyramid.axes:
+        return
+    root = zarr.open_group(str(path), mode="r+")
+    small: Any = root[str(pyramid.levels - 1)]
+    at = pyramid.axes.index("c")
+    ranges = []
+    for k in range(pyramid.shape[at]):
+        index = tuple(k if axis == "c" else slice(None) for axis in pyramid.axes)
+        values = small[index]
+        known = values[np.isfinite(values)] if values.dtype.kind == "f" else values
+        low, high = np.percentile(known, (0.5, 99.5)) if known.size else (0, 1)
+        ranges.append((float(low), float(max(high, low + 1e-6))))
+    root.attrs["ome"] = _ome_metadata(pyramid, ranges)
+
+
+def write_shard(path: Path, level: int, index: tuple[slice, ...], pixels: NDArray[Any]) -> None:
+    """Write one whole shard, or the part of it that lies inside the image."""
+    array = _open_level(path, level, "r+")
+    inner = array.shards or array.chunks
+    for part, size, length in zip(index, inner, array.shape, strict=True):
+        whole = part.start % size == 0 and part.stop == min(part.start + size, length)
+        assert whole, f"{index} is not a whole shard of {inner}: writers would lose pixels"
+    with _few_threads():
+        array[index] = pixels
+
+
+def reduce_shard(path: Path, level: int, plane: tuple[int, ...], box: Box) -> None:
+    """Make one shard of ``level`` from the level below, some chunk rows at a time."""
+    finer, coarser = _open_level(path, level - 1, "r"), _open_level(path, level, "r+")
+    out = np.empty(box.shape, dtype=finer.dtype)
+    rows = coarser.chunks[-2]
+    with _few_threads():
+        for y in range(box.y0, box.y1, rows):
+            end = min(y + rows, box.y1)
+            source = finer[(*plane, slice(2 * y, 2 * end), slice(2 * box.x0, 2 * box.x1))]
+            out[y - box.y0 : end - box.y0] = halve(source)
+    index = (*(slice(k, k + 1) for k in plane), *box.slices)
+    write_shard(path, level, index, out[(None,) * len(plane)])
+
+
+def halve(image: NDArray[Any]) -> NDArray[Any]:
+    """Mean of every 2 x 2 pixels, halves rounded up; an odd last row or column counts twice.
+
+    NaN pixels are left out of the mean. (y, x) in, ((y + 1) // 2, (x + 1) // 2) out, same dtype.
+    """
+    height, width = image.shape
+    if height % 2 or width % 2:
+        image = np.pad(image, ((0, height % 2), (0, width % 2)), mode="edge")
+    corners = [image[y::2, x::2] for y in (0, 1) for x in (0, 1)]
+    if image.dtype.kind == "f":
+        known = [~np.isnan(c) for c in corners]
+        if all(k.all() for k in known):
+            total = (corners[0] + corners[1]) + (corners[2] + corners[3])
+            return np.asarray(total * image.dtype.type(0.25))
+        total = sum(np.where(k, c, 0) for k, c in zip(known, corners, strict=True))
+        count = sum(k.astype(image.dtype) for k in known)
+        with np.errstate(invalid="ignore"):  # four NaN pixels make one
+            return np.asarray(total / count, dtype=image.dtype)
+    wide = np.int32
+    total = corners[0].astype(wide)
+    for corner in corners[1:]:
+        total += corner
+    total += 2
+    total >>= 2
+    return total.astype(image.dtype)
+
+
+def write_table(path: Path, name: str, columns: Mapping[str, NDArray[Any]]) -> None:
+    """Store columns of one length as the group ``mosaicreg/name`` of an archive.
+
+    Text becomes UTF-8 bytes with a zero byte between rows: every zarr reader opens that.
+    """
+    import zarr
+
+    details = zarr.open_group(str(path), mode="r+").require_group(DETAILS)
+    group = details.create_group(name, overwrite=True)
+    for column, values in columns.items():
+        values = np.asarray(values)
+        text = values.dtype.kind in "UTO"
+        if text:
+            values = np.frombuffer("\0".join(map(str, values.tolist())).encode(), dtype=np.uint8)
+        array = group.create_array(
+            column,
+            shape=values.shape,
+            dtype=values.dtype,
+            chunks=(max(1, min(len(values), 1 << 20)),),
+        )
+        array[:] = values
+        if text:
+            array.attrs["text"] = "UTF-8, zero byte between rows"
+    group.attrs["columns"] = list(columns)
+
+
+def read_table(path: Path, name: str) -> dict[str, NDArray[Any]]:
+    """The columns that `write_table` stored; {} where there are none."""
+    import zarr
+
+    root = zarr.open_group(str(path), mode="r")
+    key = f"{DETAILS}/{name}"
+    if key not in root:
+        return {}
+    group: Any = root[key]
+    table = {}
+    for column in group.attrs["columns"]:
+        values = group[column][:]
+        if "text" in group[column].attrs:
+            values = np.array(bytes(values).decode().split("\0"), dtype=np.dtypes.StringDType())
+        table[str(column)] = values
+    return table
+
+
+def write_facts(path: Path, facts: Mapping[str, Any]) -> None:
+    """Store plain values (provenance) as attributes of the details group."""
+    import zarr
+
+    zarr.open_group(str(path), mode="r+").require_group(DETAILS).attrs.update(dict(facts))
+
+
+def read_facts(path: Path) -> dict[str, Any]:
+    """The attributes that `write_facts` stored."""
+    import zarr
+
+    root = zarr.open_group(str(path), mode="r")
+    return dict(root[DETAILS].attrs) if DETAILS in root else {}
+
+
+def clear_for(path: Path, overwrite: bool) -> None:
+    """Make sure that an archive can be created at ``path``, deleting one only when told to.
+
+    Raises:
+        InputError: see `check_clear`.
+    """
+    check_clear(path, overwrite)
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+
+
+def check_clear(path: Path, overwrite: bool) -> None:
+    """Raise InputError where something is at ``path`` and may not or must not be replaced."""
+    if not path.exists():
+        return
+    if not overwrite:
+        raise InputError(f"{path} exists; choose another name, or replace it with --overwrite")
+    if not path.is_dir() or (any(path.iterdir()) and not (path / "zarr.json").is_file()):
+        raise InputError(f"{path} is not a zarr archive; it will not be overwritten")
+
+
+def _open_level(path: Path, level: int, mode: Any) -> Any:
+    import zarr
+
+    return zarr.open_array(str(path / str(level)), mode=mode)
+
+
+def _few_threads() -> Any:
+    """One dask thread already fills one core; zarr's own threads only wait for disks."""
+    import zarr
+
+    return zarr.config.set({"async.concurrency": 4})
+
+
+def _ome_metadata(pyramid: Pyramid, ranges: list[tuple[float, float]] | None) -> dict[str, Any]:
+    from yaozarrs import v05
+
+    size = pyramid.pixel_size or (1.0, 1.0)
+    unit = "micrometer" if pyramid.pixel_size else None
+    kinds: dict[str, dict[str, Any]] = {
+        "t": {"type": "time"},
+        "c": {"type": "channel"},
+        "z": {"type": "space"},
+        "y": {"type": "space", "unit": unit},
+        "x": {"type": "space", "unit": unit},
+    }
+    leading = len(pyramid.axes) - 2
+    datasets = []
+    for level in range(pyramid.levels):
+        scale = [1.0] * leading + [s * 2.0**level for s in size]
+        # A coarse pixel's centre lies between those of the pixels it averages.
+        shift = [0.0] * leading + [s * (2.0**level - 1) / 2 for s in size]
+        moves: list[dict[str, Any]] = [{"type": "scale", "scale": scale}]
+        if level:
+            moves.append({"type": "translation", "translation": shift})
+        datasets.append({"path": str(level), "coordinateTransformations": moves})
+    image: dict[str, Any] = {
+        "version": "0.5",
+        "multiscales": [
+            {
+                "name": pyramid.name,
+                "axes": [
+                    {k: v for k, v in {"name": a, **kinds[a]}.items() if v} for a in pyramid.axes
+                ],
+                "datasets": datasets,
+                "type": "mean",
+                "metadata": {
+                    "method": "mosaicreg.omezarr.halve",
+                    "description": "each level is the mean of 2 x 2 pixels of the one before",
+                },
+            }
+        ],
+    }
+    if ranges is not None:
+        image["omero"] = {"channels": _channels(pyramid, ranges)}
+    model = v05.Image.model_validate(image)
+    dumped: dict[str, Any] = model.model_dump(mode="json", exclude_none=True)
+    return dumped
+
+
+def _channels(pyramid: Pyramid, ranges: list[tuple[float, float]]) -> list[dict[str, Any]]:
+    info = None if pyramid.dtype.kind == "f" else np.iinfo(pyramid.dtype)
+    channels = []
+    for k, (low, high) in enumerate(ranges):
+        single = "FFFFFF" if len(ranges) == 1 else COLOURS[k % len(COLOURS)]
+        channels.append(
+            {
+                "label": pyramid.channels[k] if k < len(pyramid.channels) else f"channel {k}",
+                "color": ("FF0000", "00FF00", "0000FF")[k] if _is_rgb(pyramid) else single,
+                "active": True,
+                "window": {
+                    "start": low,
+                    "end": high,
+                    "min": float(info.min) if info else low,
+                    "max": float(info.max) if info else high,
+                },
+            }
+        )
+    return channels
+
+
+def _is_rgb(pyramid: Pyramid) -> bool:
+    return pyramid.channels == ("red", "green", "blue")

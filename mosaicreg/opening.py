@@ -1,0 +1,334 @@
+"""`open_mosaic`: from files to a `Mosaic`. Headers are read, pixels are not."""
+
+from __future__ import annotations
+
+import glob
+import re
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from mosaicreg.errors import ImageError, InputError
+from mosaicreg.geometry import FloatArray, IntArray
+from mosaicreg.imagefile import Header, is_image, read_header
+from mosaicreg.mosaic import Mosaic, as_names
+from mosaicreg.mosaicfile import SUFFIXES as POSITION_SUFFIXES
+from mosaicreg.mosaicfile import PositionTable, read_positions
+from mosaicreg.source import FileSource
+
+HEADER_THREADS = 8
+"""Headers are tiny reads that mostly wait, on a network disk above all."""
+FOUND_FILES = ("positions.csv", "TileConfiguration.txt", "layout.csv", "layout.json")
+"""Position files that are taken from a folder of tiles, the first of these; else a ``.mosaic``."""
+PATH_COLUMN = "path"
+"""Column of a layout file that says where each tile's image is, relative to the layout file."""
+NAME_PATTERNS = (
+    r"(?:^|[^a-z])r(?:ow)?[_-]?(?P<row>\d+).*?(?:^|[^a-z])c(?:ol(?:umn)?)?[_-]?(?P<col>\d+)",
+    r"(?:^|[^a-z])c(?:ol(?:umn)?)?[_-]?(?P<col>\d+).*?(?:^|[^a-z])r(?:ow)?[_-]?(?P<row>\d+)",
+    r"(?:^|[^a-z])y[_-]?(?P<row>\d+).*?(?:^|[^a-z])x[_-]?(?P<col>\d+)",
+    r"(?:^|[^a-z])x[_-]?(?P<col>\d+).*?(?:^|[^a-z])y[_-]?(?P<row>\d+)",
+)
+"""Row and column numbers as microscopes write them into file names."""
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Image files and, where a position file names them, their positions, row by row."""
+
+    folder: Path
+    files: list[str]
+    table: PositionTable | None = None
+    origin: str = ""
+
+
+def open_mosaic(
+    path: str | Path,
+    *,
+    positions: str | Path | None = None,
+    pattern: str | None = None,
+    overlap: float | tuple[float, float] | None = None,
+    pixel_size: float | None = None,
+) -> Mosaic:
+    """Open tiles without reading a pixel.
+
+    Args:
+        path: a folder or glob of images, one image, or a position file that names images.
+        positions: a position file (``.csv`` with tile,y,x, TileConfiguration ``.txt``, ``.mosaic``,
+            ``.json``). Without it: one found in the folder, else the images' own metadata, else row
+            and column numbers in their names.
+        pattern: how names carry row and column, e.g. ``"r{row}_c{col}.png"``; ``*`` stands for any
+            text. Guessed for common names. Goes before files found and metadata.
+        overlap: of neighbours, a fraction of the tile, one number or (y, x); with names only.
+        pixel_size: micrometre, of square pixels; goes before what the images say.
+
+    Raises:
+        InputError: all problems found, together: unreadable or truncated files, mixed types or
+            channels, duplicate names, tiles without a position and positions without a tile.
+    """
+    path = Path(path)
+    if positions is not None and pattern is not None:
+        raise InputError("positions come from a file or from a pattern, not from both")
+    if path.suffix.lower() in POSITION_SUFFIXES and not path.is_dir():
+        if positions is not None or pattern is not None:
+            raise InputError(f"{path} already says where tiles lie; leave out the other source")
+        found = _named_by(path)
+    else:
+        found = _listed(path)
+        if pattern is None:
+            found = _matched(found, Path(positions) if positions else _position_file(found))
+    headers = _read_headers(found)
+    _check_alike(found.files, headers)
+    first = headers[0]
+    size = (pixel_size, pixel_size) if pixel_size else first.pixel_size
+    shapes = np.array([h.plane for h in headers], dtype=np.int64)
+    if found.table is not None:
+        places, origin = found.table.positions, found.origin
+    elif pattern is None and len(headers) == 1:
+        places, origin = np.zeros((1, 2)), "of a single tile"
+    elif pattern is None and all(h.position is not None for h in headers):
+        places, origin = _from_metadata(headers, size), "from the images' metadata"
+    else:
+        places, origin = _from_names(found.files, shapes, pattern, overlap)
+    return Mosaic(
+        names=as_names(_short_names(found.files)),
+        positions=places,
+        shapes=shapes,
+        source=FileSource(
+            folder=found.folder,
+            paths=as_names(found.files),
+            dtype=first.dtype,
+            leading=first.shape[:-2],
+            interleaved=first.interleaved,
+        ),
+        axes=first.axes,
+        pixel_size=size,
+        channels=first.channels,
+        origin=origin,
+    )
+
+
+# --- which files ---------------------------------------------------------------------------------
+
+
+def _listed(path: Path) -> _Found:
+    """The images that a folder, a glob or one image's path stands for."""
+    if path.is_dir() and not (is_image(path) and _is_one_image(path)):
+        files = sorted(
+            p.name
+            for p in path.iterdir()
+            if not p.name.startswith(".") and is_image(p) and not _is_our_archive(p)
+        )
+        if not files:
+            raise InputError(f"{path}: no image in this folder")
+        return _Found(path, files)
+    if path.exists():
+        return _Found(path.parent, [path.name])
+    if not glob.has_magic(str(path)):
+        raise InputError(f"{path}: there is no such file or folder")
+    matches = [Path(p) for p in sorted(glob.glob(str(path), recursive=True))]  # noqa: PTH207
+    images = [p for p in matches if is_image(p) and not _is_our_archive(p)]
+    if not images:
+        raise InputError(f"{path}: no image matches")
+    folder = images[0].parent
+    while not all(folder in p.parents for p in images):
+        folder = folder.parent
+    return _Found(folder, [str(p.relative_to(folder)) for p in images])
+
+
+def _is_one_image(path: Path) -> bool:
+    """Whether a zarr folder is an image itself, not a group whose members are."""
+    try:
+        read_header(path)
+    except ImageError:
+        return False
+    return True
+
+
+def _is_our_archive(path: Path) -> bool:
+    """A mosaic that was written among its own tiles is not a tile."""
+    return path.is_dir() and (path / "mosaicreg").is_dir()
+
+
+def _named_by(path: Path) -> _Found:
+    """The images that a position file names, looked for beside it and in ``tiles`` beside it."""
+    table = read_positions(path)
+    entries = [str(e) for e in table.columns.get(PATH_COLUMN, table.names)]
+    places = [path.parent, path.parent / "tiles"]
+    folder = next((p for p in places if all((p / e).exists() for e in entries)), None)
+    if folder is None:
+        folder = max(places, key=lambda p: sum((p / e).exists() for e in entries))
+        missing = [e for e in entries if not (folder / e).exists()]
+        raise InputError(
+            f"{path} names {len(missing)} of {len(entries)} tiles that are not in {folder}",
+            (f"{e}: there is no such file" for e in missing),
+        )
+    _check_unique(entries, path)
+    return _Found(folder, entries, table, f"from {path.name}")
+
+
+def _position_file(found: _Found) -> Path | None:
+    """The position file that lies with the tiles, if any."""
+    for name in FOUND_FILES:
+        if (found.folder / name).is_file() and len(found.files) > 1:
+            return found.folder / name
+    mosaics = sorted(found.folder.glob("*.mosaic"))
+    if len(mosaics) > 1:
+        raise InputError(
+            f"{found.folder} holds several .mosaic files; say which with --positions",
+            (m.name for m in mosaics),
+        )
+    return mosaics[0] if mosaics and len(found.files) > 1 else None
+
+
+def _matched(found: _Found, path: Path | None) -> _Found:
+    """Files with the positions that the file at ``path`` gives them; both must name the same."""
+    if path is None:
+        return found
+    table = read_positions(path)
+    _check_unique(table.names, path)
+    by_name = {f: k for k, f in enumerate(found.files)}
+    short = Counter(Path(f).name for f in found.files)
+    by_name |= {Path(f).name: k for k, f in enumerate(found.files) if short[Path(f).name] == 1}
+    rows: dict[int, int] = {}
+    problems = []
+    for row, name in enumerate(table.names):
+        tile = by_name.get(name, by_name.get(Path(name.replace("\\", "/")).name))
+        if tile is None:
+            problems.append(f"{name}: has a position, but there is no such tile")
+        elif tile in rows:
+            problems.append(f"{name}: a second position for {found.files[tile]}")
+        else:
+            rows[tile] = row
+    problems += [
+        f"{f}: a tile without a position" for k, f in enumerate(found.files) if k not in rows
+    ]
+    if problems:
+        raise InputError(f"{path} does not fit the tiles in {found.folder}", problems)
+    order = np.array([rows[k] for k in range(len(found.files))])
+    matched = PositionTable([table.names[k] for k in order], table.positions[order])
+    return replace(found, table=matched, origin=f"from {path.name}")
+
+
+def _check_unique(names: Sequence[str], path: Path) -> None:
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise InputError(f"{path} names tiles twice", twice)
+
+
+def _short_names(files: list[str]) -> list[str]:
+    """File names without folders, where that keeps them apart."""
+    short = [Path(f).name for f in files]
+    return short if len(set(short)) == len(short) else files
+
+
+# --- headers -------------------------------------------------------------------------------------
+
+
+def _read_headers(found: _Found) -> list[Header]:
+    """All headers, read in parallel; all failures in one error."""
+
+    def attempt(name: str) -> Header | ImageError:
+        try:
+            return read_header(found.folder / name)
+        except ImageError as error:
+            return error
+
+    with ThreadPoolExecutor(HEADER_THREADS) as pool:
+        results = list(pool.map(attempt, found.files))
+    headers = [r for r in results if isinstance(r, Header)]
+    problems = [str(r) for r in results if isinstance(r, ImageError)]
+    if problems:
+        raise InputError(f"{len(problems)} of {len(results)} tiles cannot be used", problems)
+    return headers
+
+
+def _check_alike(files: list[str], headers: list[Header]) -> None:
+    """All tiles must share pixel type and leading axes: the most common kind sets the rule."""
+    kinds = Counter((h.dtype, h.axes, h.shape[:-2]) for h in headers)
+    if len(kinds) == 1:
+        return
+    usual = kinds.most_common(1)[0][0]
+
+    def words(kind: tuple[object, str, tuple[int, ...]]) -> str:
+        dtype, axes, leading = kind
+        lengths = ", ".join(f"{n} {a}" for a, n in zip(axes, leading, strict=False))
+        return f"{dtype} pixels with {lengths or 'one channel'}"
+
+    problems = [
+        f"{f}: {words((h.dtype, h.axes, h.shape[:-2]))}"
+        for f, h in zip(files, headers, strict=True)
+        if (h.dtype, h.axes, h.shape[:-2]) != usual
+    ]
+    raise InputError(f"tiles differ; most have {words(usual)}", problems)
+
+
+# --- where ---------------------------------------------------------------------------------------
+
+
+def _from_metadata(headers: list[Header], size: tuple[float, float] | None) -> FloatArray:
+    if size is None:
+        raise InputError(
+            "the images' metadata gives positions but no pixel size; give --pixel-size (in µm)"
+        )
+    return np.array([h.position for h in headers], dtype=np.float64) / size
+
+
+def _from_names(
+    files: list[str],
+    shapes: IntArray,
+    pattern: str | None,
+    overlap: float | tuple[float, float] | None,
+) -> tuple[FloatArray, str]:
+    """Positions on a grid from row and column numbers in the names, and the words for it."""
+    cells = _cells(files, pattern)
+    if overlap is None:
+        raise InputError(
+            "row and column numbers in the names need the overlap of neighbours too: "
+            "give --overlap, e.g. 0.1"
+        )
+    fractions = np.broadcast_to(np.asarray(overlap, dtype=np.float64), 2)
+    if not ((fractions >= 0) & (fractions < 1)).all():
+        raise InputError(f"the overlap is a fraction of the tile, 0 to below 1, not {overlap}")
+    twice = [c for c, count in Counter(map(tuple, cells.tolist())).items() if count > 1]
+    if twice:
+        problems = [
+            f"row {r}, column {c}: "
+            + ", ".join(files[k] for k in np.flatnonzero((cells == (r, c)).all(axis=1))[:5])
+            for r, c in twice
+        ]
+        raise InputError("several tiles have the same row and column", problems)
+    step = shapes.max(axis=0) * (1 - fractions)
+    return (cells - cells.min(axis=0)) * step, "from row and column in the names"
+
+
+def _cells(files: list[str], pattern: str | None) -> IntArray:
+    """(n, 2) row and column numbers."""
+    if pattern is not None:
+        expression = re.escape(pattern).replace(r"\*", ".*")
+        for key in ("row", "col"):
+            if pattern.count(f"{{{key}}}") != 1:
+                raise InputError(f"the pattern {pattern!r} must hold {{row}} and {{col}} once each")
+            expression = expression.replace(rf"\{{{key}\}}", rf"(?P<{key}>\d+)")
+        expressions: tuple[str, ...] = (rf"^{expression}$",)
+    else:
+        expressions = NAME_PATTERNS
+    unmatched: list[str] = []
+    for expression in expressions:
+        matches = [re.search(expression, Path(f).name, re.IGNORECASE) for f in files]
+        if all(matches):
+            return np.array([(int(m["row"]), int(m["col"])) for m in matches if m], dtype=np.int64)
+        unmatched = [f for f, m in zip(files, matches, strict=True) if not m]
+    if pattern is not None:
+        raise InputError(
+            f"{len(unmatched)} tiles have no position: their names do not match {pattern!r}",
+            unmatched,
+        )
+    raise InputError(
+        f"nothing says where the {len(files)} tiles lie: give --positions FILE, or --pattern and "
+        f'--overlap (e.g. --pattern "tile_r{{row}}_c{{col}}.tif" --overlap 0.1); '
+        f"the first name is {files[0]}"
+    )

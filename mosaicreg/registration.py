@@ -1,0 +1,239 @@
+"""`register`: every pair of neighbours compared, as dask tasks over batches of tiles.
+
+One task handles the pairs of a block of neighbouring tiles. It reads each of its tiles once, keeps
+only the strips that can overlap, compares them as soon as both are there, and returns plain
+columns. The batches depend on the mosaic alone, so results are the same under any scheduler.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mosaicreg.alignment import AlignmentRecord
+from mosaicreg.cluster import Progress, delayed_call, one_blas_thread, run_tasks
+from mosaicreg.correlate import Search, find_offset, match_height, match_strips, plan_search
+from mosaicreg.errors import InputError
+from mosaicreg.geometry import Box, FloatArray, IntArray
+from mosaicreg.mosaic import Mosaic
+from mosaicreg.pairs import Pairs, judge
+from mosaicreg.source import Lead, TileSource
+
+MEASURED = ("dy", "dx", "sigma", "correlation", "z", "ratio")
+NULL_PAIRS = 100
+"""How many pairs that cannot overlap are compared to learn how high chance reaches."""
+NULL_MEMORY = 6
+"""How many earlier strips a task keeps to compare with for the null."""
+
+
+def register(
+    mosaic: Mosaic,
+    *,
+    channel: int = 0,
+    plane: int = 0,
+    max_shift: float | None = None,
+    progress: Progress | None = None,
+) -> Pairs:
+    """Compare all neighbours and judge how far to trust each result.
+
+    Runs on the dask scheduler in effect: threads by default, or the current distributed client.
+
+    Args:
+        mosaic: the tiles; its positions say which are neighbours and where to look.
+        channel, plane: which image to look at where tiles have channels or depth (time 0).
+        max_shift: how far, in px per axis, the true offset of two neighbours may be from the
+            stage's. `Mosaic.max_shift` where None.
+        progress: called with (stage, done, total).
+
+    Raises:
+        InputError: where no two tiles overlap, or the channel or plane does not exist.
+        ImageError: where a tile cannot be decoded.
+    """
+    lead = registration_lead(mosaic, channel, plane)
+    pairs = checked_neighbours(mosaic)
+    window = mosaic.max_shift if max_shift is None else int(np.ceil(max_shift))
+    share = min(1.0, NULL_PAIRS / max(1, len(pairs)))
+    batches = _plan(mosaic, pairs)
+    tasks = [
+        delayed_call(_register_batch, _batch(mosaic, pairs, rows, lead), window, share)
+        for rows in batches
+    ]
+    results = run_tasks(tasks, "register", progress)
+    table = {name: np.full(len(pairs), np.nan) for name in MEASURED}
+    null_z = []
+    for rows, (columns, heights) in zip(batches, results, strict=True):
+        for name, column in zip(MEASURED, columns, strict=True):
+            table[name][rows] = column
+        null_z.append(heights)
+    null = np.concatenate(null_z) if null_z else np.empty(0)
+    return judge(pairs[:, 0], pairs[:, 1], table, null)
+
+
+def find_offsets(
+    fixed: Sequence[NDArray[Any]],
+    moving: Sequence[NDArray[Any]],
+    expected: tuple[float, float] | None = None,
+    max_shift: int | tuple[int, int] | None = None,
+    progress: Progress | None = None,
+) -> list[AlignmentRecord]:
+    """`find_offset` mapped over pairs of images, one dask task each."""
+    tasks = [
+        delayed_call(find_offset, f, m, expected, max_shift)
+        for f, m in zip(fixed, moving, strict=True)
+    ]
+    return run_tasks(tasks, "find offsets", progress)
+
+
+def checked_neighbours(mosaic: Mosaic) -> IntArray:
+    """`Mosaic.neighbours`, which must not be empty for more than one tile."""
+    pairs = mosaic.neighbours()
+    if len(pairs) == 0 and len(mosaic) > 1:
+        raise InputError(
+            f"no two of the {len(mosaic)} tiles overlap at their positions "
+            f"({mosaic.origin}), so there is nothing to register; check that positions are in "
+            "pixels, or place tiles by the stage alone (--no-register)"
+        )
+    return pairs
+
+
+def registration_lead(mosaic: Mosaic, channel: int, plane: int) -> Lead:
+    """One slice per leading axis that picks the image to register on."""
+    wanted = {"t": 0, "c": channel, "z": plane}
+    names = {"c": "--channel", "z": "--plane"}
+    slices = []
+    for axis, length in zip(mosaic.axes, mosaic.leading, strict=False):
+        k = wanted[axis]
+        if not 0 <= k < length:
+            raise InputError(f"{names[axis]} {k} does not exist: tiles have {length}, from 0 on")
+        slices.append(slice(k, k + 1))
+    for axis, k in (("c", channel), ("z", plane)):
+        if axis not in mosaic.axes and k != 0:
+            raise InputError(f"{names[axis]} {k} does not exist: tiles have only one")
+    return tuple(slices)
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """All that one task needs: its own few tiles and pairs, nothing of the others."""
+
+    source: TileSource
+    lead: Lead
+    positions: FloatArray
+    shapes: IntArray
+    pairs: IntArray
+    numbers: IntArray
+
+
+def _plan(mosaic: Mosaic, pairs: IntArray) -> list[IntArray]:
+    """Rows of ``pairs`` for each batch: those whose fixed tile lies in one square block."""
+    tiles = min(256.0, max(16.0, len(mosaic) / 8))
+    side = np.sqrt(tiles) * np.median(mosaic.shapes, axis=0)
+    origin = mosaic.positions.min(axis=0)
+    block = np.floor((mosaic.positions[pairs[:, 0]] - origin) / side).astype(np.int64)
+    order = np.lexsort((block[:, 1], block[:, 0]))
+    changes = np.flatnonzero((np.diff(block[order], axis=0) != 0).any(axis=1)) + 1
+    return [np.sort(rows) for rows in np.split(order, changes) if len(rows)]
+
+
+def _batch(mosaic: Mosaic, pairs: IntArray, rows: IntArray, lead: Lead) -> _Batch:
+    tiles, local = np.unique(pairs[rows], return_inverse=True)
+    # Row by row through the block: strips then wait for their partner for one row at most.
+    height = mosaic.shapes[tiles, 0].min()
+    y, x = mosaic.positions[tiles].T
+    order = np.lexsort((x, np.round(y / height)))
+    place = np.empty(len(tiles), dtype=np.int64)
+    place[order] = np.arange(len(tiles))
+    tiles = tiles[order]
+    return _Batch(
+        source=mosaic.source.select(tiles),
+        lead=lead,
+        positions=mosaic.positions[tiles],
+        shapes=mosaic.shapes[tiles],
+        pairs=place[local.reshape(-1, 2)],
+        numbers=rows,
+    )
+
+
+def _register_batch(batch: _Batch, window: int, null_share: float) -> tuple[FloatArray, FloatArray]:
+    """(6, m) columns ``MEASURED`` of a batch's pairs, and the heights of its null pairs."""
+    one_blas_thread()
+    columns = np.full((len(MEASURED), len(batch.pairs)), np.nan)
+    searches = [_search(batch, pair, window) for pair in batch.pairs]
+    pairs_of_tile = defaultdict(list)
+    for row, (pair, search) in enumerate(zip(batch.pairs, searches, strict=True)):
+        if search is not None:
+            for tile in pair:
+                pairs_of_tile[int(tile)].append(row)
+    null = _Null(batch, window, null_share)
+    waiting: dict[int, NDArray[Any]] = {}
+    for tile in range(len(batch.positions)):
+        rows = pairs_of_tile.get(tile, [])
+        if not rows:
+            continue
+        height, width = (int(n) for n in batch.shapes[tile])
+        image = batch.source.read(tile, Box(0, 0, height, width), batch.lead)
+        image = image.reshape(height, width)
+        for row in rows:
+            search = searches[row]
+            assert search is not None
+            is_fixed = batch.pairs[row, 0] == tile
+            strip = image[(search.fixed if is_fixed else search.moving).slices]
+            if row not in waiting:
+                waiting[row] = strip.copy()
+                continue
+            other = waiting.pop(row)
+            fixed, moving = (strip, other) if is_fixed else (other, strip)
+            match = match_strips(fixed, moving, search)
+            if match is not None:
+                columns[:, row] = [getattr(match, name) for name in MEASURED]
+            null.feed(row, fixed, moving, search)
+    return columns, np.array(null.heights)
+
+
+def _search(batch: _Batch, pair: IntArray, window: int) -> Search | None:
+    fixed, moving = (int(k) for k in pair)
+    dy, dx = (float(v) for v in batch.positions[moving] - batch.positions[fixed])
+    shapes = batch.shapes.tolist()
+    return plan_search(tuple(shapes[fixed]), tuple(shapes[moving]), (dy, dx), (window, window))
+
+
+class _Null:
+    """Compares strips of tiles that cannot overlap, drawn from those that pass by."""
+
+    def __init__(self, batch: _Batch, window: int, share: float) -> None:
+        self.batch, self.window, self.share = batch, window, share
+        self.heights: list[float] = []
+        self._kept: dict[bool, deque[tuple[int, NDArray[Any]]]] = {
+            upright: deque(maxlen=NULL_MEMORY) for upright in (False, True)
+        }
+
+    def feed(self, row: int, fixed: NDArray[Any], moving: NDArray[Any], search: Search) -> None:
+        """Take the strips of one pair: compare with an earlier one, then remember them."""
+        kept = self._kept[search.fixed.shape[0] > search.fixed.shape[1]]
+        number = int(self.batch.numbers[row])
+        # A fixed irrational step spreads the chosen pairs evenly, the same in every run.
+        if (number * 0.6180339887498949) % 1 < self.share:
+            tile = int(self.batch.pairs[row, 0])
+            for other, strip in kept:
+                if self._apart(tile, other) and _fits(strip, search.moving.shape):
+                    rows, cols = search.moving.shape
+                    z = match_height(fixed, strip[:rows, :cols], search)
+                    if z is not None:
+                        self.heights.append(z)
+                    break
+        kept.append((int(self.batch.pairs[row, 1]), moving.copy()))
+
+    def _apart(self, one: int, other: int) -> bool:
+        distance = np.abs(self.batch.positions[one] - self.batch.positions[other])
+        reach = np.maximum(self.batch.shapes[one], self.batch.shapes[other]) + 2 * self.window
+        return bool((distance >= reach).any())
+
+
+def _fits(strip: NDArray[Any], shape: tuple[int, int]) -> bool:
+    """Whether a strip of another pair can stand in for one of ``shape``."""
+    return all(0.9 * n <= m for n, m in zip(shape, strip.shape, strict=True))

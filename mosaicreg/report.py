@@ -1,0 +1,76 @@
+"""Pictures for people: previews, before and after."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mosaicreg.geometry import Box
+from mosaicreg.imagefile import write_png
+
+PREVIEW_SIDE = 1600
+"""A preview is at most this many px high and wide."""
+
+
+def write_preview(archive: Path, path: Path) -> None:
+    """A PNG of the whole mosaic, from the finest level that fits into `PREVIEW_SIDE` px."""
+    import zarr
+
+    root = zarr.open_group(str(archive), mode="r")
+    levels: list[Any] = [root[key] for key in sorted(root.array_keys(), key=int)]
+    level = next((a for a in levels if max(a.shape[-2:]) <= PREVIEW_SIDE), levels[-1])
+    step = -(-max(level.shape[-2:]) // PREVIEW_SIDE)
+    ome: Any = root.attrs["ome"]
+    labels = [c.get("label") for c in ome.get("omero", {}).get("channels", ())]
+    axes = list(level.metadata.dimension_names)
+    if labels[:3] == ["red", "green", "blue"]:
+        index: tuple[Any, ...] = tuple(slice(0, 3) if a == "c" else 0 for a in axes[:-2])
+        image = np.moveaxis(level[index], 0, -1)[::step, ::step]
+    else:
+        image = level[(0,) * (level.ndim - 2)][::step, ::step]
+    write_png(path, to_display(image))
+
+
+def to_display(image: NDArray[Any]) -> NDArray[np.uint8]:
+    """Grey values as 8 bit, from the 0.5 to the 99.8 percentile of what is not the fill value."""
+    values = image[np.isfinite(image)] if image.dtype.kind == "f" else image
+    inside = values[values != 0]
+    low, high = np.percentile(inside, (0.5, 99.8)) if inside.size else (0.0, 1.0)
+    scaled = (image.astype(np.float64) - low) * (255 / max(high - low, 1e-9))
+    return np.clip(np.nan_to_num(scaled), 0, 255).astype(np.uint8)
+
+
+def write_side_by_side(path: Path, panels: Mapping[str, NDArray[Any]], zoom: int = 2) -> None:
+    """One PNG of images of one shape (y, x) next to each other, each with its caption above."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    shared = to_display(np.concatenate([p.ravel() for p in panels.values()]))
+    height, width = next(iter(panels.values())).shape
+    font = ImageFont.load_default(size=22)
+    gap, top = 16, 40
+    total = (len(panels) * (width * zoom + gap) - gap, height * zoom + top)
+    sheet = Image.new("L", total, 255)
+    draw = ImageDraw.Draw(sheet)
+    for k, caption in enumerate(panels):
+        grey = shared[k * height * width : (k + 1) * height * width].reshape(height, width)
+        x = k * (width * zoom + gap)
+        draw.text((x, 8), caption, fill=0, font=font)
+        sheet.paste(
+            Image.fromarray(grey).resize((width * zoom, height * zoom), Image.Resampling.BICUBIC),
+            (x, top),
+        )
+    write_png(path, np.asarray(sheet))
+
+
+def centred(box_centre: tuple[float, float], side: int, shape: tuple[int, int]) -> Box:
+    """A square of ``side`` px around a point, moved and cut to lie inside ``shape``."""
+    corner = [
+        int(np.clip(round(c - side / 2), 0, max(0, n - side)))
+        for c, n in zip(box_centre, shape, strict=True)
+    ]
+    size = (min(side, shape[0]), min(side, shape[1]))
+    return Box.at((corner[0], corner[1]), size)

@@ -1,0 +1,244 @@
+"""OME-Zarr archives: valid for other tools, complete, whole shards only, the same bytes always."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from pathlib import Path
+
+import dask
+import dask.array as da
+import numpy as np
+import pytest
+import zarr
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from mosaicreg import InputError, Mosaic, assemble, register, solve_layout, write_ome_zarr
+from mosaicreg.omezarr import Pyramid, halve, read_facts, read_table, write_shard
+
+
+def content(path: Path) -> dict[str, str]:
+    """Digest of every file of an archive."""
+    return {
+        str(p.relative_to(path)): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in sorted(path.rglob("*"))
+        if p.is_file()
+    }
+
+
+def image(shape: tuple[int, ...] = (300, 500), dtype: str = "uint16", chunk: int = 128) -> da.Array:
+    rng = np.random.default_rng(0)
+    return da.from_array(rng.integers(0, 999, shape).astype(dtype), chunks=chunk)
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory, acquisition) -> Path:
+    path = tmp_path_factory.mktemp("archive") / "käse.ome.zarr"
+    mosaic = acquisition.mosaic
+    layout = solve_layout(mosaic, register(mosaic))
+    picture = assemble(mosaic, layout, block=256)
+    facts = {"version": "1", "options": {"blend": "linear"}}
+    return write_ome_zarr(
+        picture, path, mosaic=mosaic, layout=layout, chunk=64, shard=256, provenance=facts
+    )
+
+
+# --- valid for others ----------------------------------------------------------------------------
+
+
+def test_yaozarrs_finds_nothing_wrong(archive) -> None:
+    import yaozarrs
+
+    yaozarrs.validate_zarr_store(str(archive))
+
+
+def test_ome_zarr_models_finds_nothing_wrong(archive) -> None:
+    from ome_zarr_models.v05 import Image
+
+    checked = Image.from_zarr(zarr.open_group(str(archive), mode="r"))
+    assert len(checked.ome_attributes.multiscales[0].datasets) == 5
+
+
+@pytest.mark.parametrize("schema", ["image.schema", "strict_image.schema"])
+def test_the_ngff_schemas_accept_it(schema, archive, data) -> None:
+    from jsonschema import Draft202012Validator
+    from referencing import Registry
+    from referencing.jsonschema import DRAFT202012
+
+    folder = data / "ngff_conformance" / "v0.5" / "schemas"
+    schemas = {p.stem: json.loads(p.read_text()) for p in folder.glob("*.schema")}
+    registry = Registry().with_resources(
+        (s["$id"], DRAFT202012.create_resource(s)) for s in schemas.values() if "$id" in s
+    )
+    attributes = json.loads((archive / "zarr.json").read_text())["attributes"]
+    Draft202012Validator(schemas[Path(schema).stem], registry=registry).validate(attributes)
+
+
+def test_pixels_are_those_of_the_assembled_array(archive, acquisition) -> None:
+    table = read_table(archive, "tiles")
+    positions = np.stack([table["y"], table["x"]], axis=1)
+    mosaic = acquisition.mosaic
+    layout = solve_layout(mosaic, register(mosaic))
+    np.testing.assert_array_equal(positions, layout.positions)
+    expected = assemble(mosaic, layout).compute()
+    np.testing.assert_array_equal(zarr.open_array(str(archive / "0"), mode="r")[:], expected)
+
+
+def test_each_level_is_the_mean_of_the_one_before(archive) -> None:
+    root = zarr.open_group(str(archive), mode="r")
+    levels = [root[str(k)][:] for k in range(5)]
+    for fine, coarse in itertools.pairwise(levels):
+        np.testing.assert_array_equal(coarse, halve(fine))
+    assert max(levels[-1].shape) <= 64 < max(levels[-2].shape)
+
+
+def test_scale_translation_and_axes_are_physical(archive) -> None:
+    ome = zarr.open_group(str(archive), mode="r").attrs["ome"]
+    image = ome["multiscales"][0]
+    assert [(a["name"], a["type"], a["unit"]) for a in image["axes"]] == [
+        ("y", "space", "micrometer"),
+        ("x", "space", "micrometer"),
+    ]
+    for k, dataset in enumerate(image["datasets"]):
+        moves = {t["type"]: t[t["type"]] for t in dataset["coordinateTransformations"]}
+        assert moves["scale"] == [0.5 * 2**k] * 2
+        # A coarse pixel's centre is the mean of the centres of those that it averages.
+        assert moves.get("translation", [0, 0]) == [0.5 * (2**k - 1) / 2] * 2
+
+
+def test_layout_pairs_and_provenance_are_inside(archive, acquisition) -> None:
+    tiles, pairs = read_table(archive, "tiles"), read_table(archive, "pairs")
+    assert tiles["tile"].tolist() == acquisition.names
+    assert set(tiles["verdict"].tolist()) == {"measured"}
+    assert {"residual", "part", "sigma", "stage_y", "height"} <= set(tiles)
+    assert set(pairs["status"].tolist()) == {"accepted"}
+    assert len(pairs["fixed"]) == 17
+    assert read_facts(archive) == {"version": "1", "options": {"blend": "linear"}}
+
+
+# --- planning ------------------------------------------------------------------------------------
+
+
+@given(
+    st.tuples(st.integers(1, 5000), st.integers(1, 5000)),
+    st.integers(1, 300),
+    st.integers(1, 8),
+)
+def test_chunks_shards_and_levels_fit_each_other(plane, chunk, times) -> None:
+    plan = Pyramid.plan(
+        plane, np.dtype("u1"), "yx", chunk=(chunk, chunk), shard=(chunk * times,) * 2
+    )
+    assert all(s % c == 0 for s, c in zip(plan.shard, plan.chunk, strict=True))
+    assert all(c <= max(chunk, n) for c, n in zip(plan.chunk, plane, strict=True))
+    assert all(n <= chunk for n in plan.plane(plan.levels - 1))
+    if plan.levels > 1:
+        assert any(n > chunk for n in plan.plane(plan.levels - 2))
+
+
+def test_a_shard_must_be_a_whole_number_of_chunks(tmp_path) -> None:
+    with pytest.raises(InputError, match="not a whole number of chunks"):
+        write_ome_zarr(image(), tmp_path / "a.ome.zarr", chunk=100, shard=256)
+    assert not (tmp_path / "a.ome.zarr").exists()
+
+
+@given(
+    hnp.arrays(st.sampled_from(["u1", "u2", "i2", "f4"]), hnp.array_shapes(min_dims=2, max_dims=2))
+)
+def test_halving_is_the_rounded_mean(fine) -> None:
+    fine = np.nan_to_num(fine, nan=1.0, posinf=2.0, neginf=-2.0)
+    if fine.dtype.kind == "f":
+        fine = np.clip(fine, -1e6, 1e6)
+    padded = np.pad(fine, [(0, n % 2) for n in fine.shape], mode="edge").astype(np.float64)
+    height, width = (n // 2 for n in padded.shape)
+    mean = padded.reshape(height, 2, width, 2).mean((1, 3))
+    if fine.dtype.kind == "f":
+        np.testing.assert_allclose(halve(fine), mean, rtol=1e-5, atol=1e-6)
+    else:
+        np.testing.assert_array_equal(halve(fine), np.floor(mean + 0.5))
+
+
+def test_halving_leaves_nan_out() -> None:
+    fine = np.array([[1, np.nan, np.nan, np.nan], [3, np.nan, np.nan, np.nan]], np.float32)
+    np.testing.assert_array_equal(halve(fine), np.array([[2, np.nan]], np.float32))
+
+
+# --- writing -------------------------------------------------------------------------------------
+
+
+def test_writing_twice_gives_the_same_bytes_whatever_the_blocks(tmp_path) -> None:
+    pixels = image()
+    paths = []
+    for k, (chunks, workers) in enumerate([(128, 1), ((77, 200), 2), (300, 2)]):
+        paths.append(tmp_path / f"{k}" / "same.ome.zarr")
+        with dask.config.set(scheduler="threads", num_workers=workers):
+            write_ome_zarr(pixels.rechunk(chunks), paths[-1], chunk=32, shard=128)
+    assert content(paths[0]) == content(paths[1]) == content(paths[2])
+
+
+def test_worker_processes_write_the_same_bytes(tmp_path) -> None:
+    write_ome_zarr(image(), tmp_path / "a" / "x.ome.zarr", chunk=32, shard=128)
+    with dask.config.set(scheduler="processes", num_workers=2):
+        write_ome_zarr(image(), tmp_path / "b" / "x.ome.zarr", chunk=32, shard=128)
+    assert content(tmp_path / "a" / "x.ome.zarr") == content(tmp_path / "b" / "x.ome.zarr")
+
+
+def test_half_a_shard_is_never_written(tmp_path) -> None:
+    path = write_ome_zarr(image(), tmp_path / "a.ome.zarr", chunk=32, shard=128)
+    with pytest.raises(AssertionError, match="not a whole shard"):
+        write_shard(path, 0, (slice(0, 64), slice(0, 128)), np.zeros((64, 128), np.uint16))
+
+
+@pytest.mark.parametrize("shape", [(2, 90, 70), (2, 3, 90, 70), (2, 2, 2, 40, 70)])
+def test_leading_axes(shape, tmp_path) -> None:
+    pixels = image(shape, chunk=32)
+    path = write_ome_zarr(pixels, tmp_path / "a.ome.zarr", chunk=16, shard=32)
+    root = zarr.open_group(str(path), mode="r")
+    np.testing.assert_array_equal(root["0"][:], pixels.compute())
+    assert root["0"].shards == (*(1,) * (len(shape) - 2), 32, 32)
+    assert root["1"].shape == (*shape[:-2], *(-(-n // 2) for n in shape[-2:]))
+    plane = (0,) * (len(shape) - 2)
+    np.testing.assert_array_equal(root["1"][plane], halve(root["0"][plane]))
+
+
+def test_channels_are_named_and_have_a_display_range(tmp_path) -> None:
+    tiles = [np.stack([np.full((64, 64), v, np.uint16) for v in (10, 20)])]
+    mosaic = Mosaic.from_arrays(tiles, [(0, 0)], channels=("DAPI", "GFP"))
+    layout = solve_layout(mosaic, register(mosaic))
+    path = write_ome_zarr(assemble(mosaic, layout), tmp_path / "a.ome.zarr", mosaic=mosaic)
+    channels = zarr.open_group(str(path), mode="r").attrs["ome"]["omero"]["channels"]
+    assert [c["label"] for c in channels] == ["DAPI", "GFP"]
+    assert [c["window"]["start"] for c in channels] == [10, 20]
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "float32", "float64"])
+def test_pixel_types_survive(dtype, tmp_path) -> None:
+    pixels = image(dtype=dtype)
+    path = write_ome_zarr(pixels, tmp_path / "a.ome.zarr", chunk=64, shard=128)
+    found = zarr.open_array(str(path / "0"), mode="r")
+    assert found.dtype == dtype
+    np.testing.assert_array_equal(found[:], pixels.compute())
+
+
+def test_an_archive_is_replaced_only_when_told_to(tmp_path) -> None:
+    path = tmp_path / "a.ome.zarr"
+    write_ome_zarr(image(), path, pyramid=False)
+    with pytest.raises(InputError, match="exists; choose another name"):
+        write_ome_zarr(image(), path)
+    before = content(path)
+    write_ome_zarr(image(), path, pyramid=False, overwrite=True)
+    assert content(path) == before
+    assert sorted(zarr.open_group(str(path), mode="r").array_keys()) == ["0"]
+
+
+def test_what_is_not_an_archive_is_never_deleted(tmp_path) -> None:
+    folder = tmp_path / "thesis"
+    folder.mkdir()
+    (folder / "chapter.txt").write_text("years of work")
+    with pytest.raises(InputError, match="not a zarr archive; it will not be overwritten"):
+        write_ome_zarr(image(), folder, overwrite=True)
+    with pytest.raises(InputError, match="not a zarr archive"):
+        write_ome_zarr(image(), folder / "chapter.txt", overwrite=True)
+    assert (folder / "chapter.txt").read_text() == "years of work"

@@ -1,0 +1,284 @@
+"""The command line: what a stranger types, reads, and gets as an exit code."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+
+from mosaicreg.imagefile import read_image, write_tiff
+
+COMMANDS = ["stitch", "register", "assemble", "info", "demo"]
+
+
+def run(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """``mosaicreg ...`` as its own process."""
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-m", "mosaicreg", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        check=False,
+    )
+
+
+def positions_of(path: Path) -> dict[str, tuple[float, float]]:
+    with path.open() as file:
+        return {r["tile"]: (float(r["y"]), float(r["x"])) for r in csv.DictReader(file)}
+
+
+# --- help ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_examples(command) -> None:
+    result = run(command, "--help")
+    assert result.returncode == 0
+    assert "Examples:" in result.stdout
+    assert f"mosaicreg {command}" in result.stdout
+
+
+def test_help_answers_at_once() -> None:
+    spent = []
+    for _ in range(3):
+        start = time.perf_counter()
+        assert run("--help").returncode == 0
+        spent.append(time.perf_counter() - start)
+    assert min(spent) < 0.5
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    heavy = {"numpy", "dask", "distributed", "zarr", "matplotlib"}
+    code = f"import mosaicreg, sys; print({heavy} & set(sys.modules))"
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.strip() == "set()"
+
+
+# --- the whole job -------------------------------------------------------------------------------
+
+
+def test_stitch_register_and_assemble_make_the_same_mosaic(tiles, acquisition, tmp_path) -> None:
+    whole = run("stitch", tiles, "-o", tmp_path / "a.ome.zarr", "--layout-out", tmp_path / "a.csv",
+                "--pixel-size", 0.25)  # fmt: skip
+    assert whole.returncode == 0, whole.stderr
+    assert "12 measured, 0 by stage, 0 in conflict; 1 part" in whole.stdout
+    assert "register: " in whole.stderr
+    assert "write: " in whole.stderr
+
+    first = run("register", tiles, "-o", tmp_path / "b.json")
+    assert first.returncode == 0, first.stderr
+    second = run("assemble", tmp_path / "b.json", "-o", tmp_path / "b.ome.zarr", "--quiet")
+    assert second.returncode == 0, second.stderr
+    assert second.stderr == ""
+
+    a, b = (zarr.open_group(str(tmp_path / f"{n}.ome.zarr"), mode="r") for n in "ab")
+    np.testing.assert_array_equal(a["0"][:], b["0"][:])
+    scale = a.attrs["ome"]["multiscales"][0]["datasets"][0]["coordinateTransformations"][0]
+    assert scale == {"type": "scale", "scale": [0.25, 0.25]}
+
+    found = positions_of(tmp_path / "a.csv")
+    error = np.array([found[n] for n in acquisition.names]) - acquisition.truth
+    assert np.linalg.norm(error - np.median(error, axis=0), axis=1).max() < 0.1
+    with (tmp_path / "a.csv").open() as file:
+        header = next(csv.reader(file))
+    assert header[:3] == ["tile", "y", "x"]
+    assert {"verdict", "residual", "part"} <= set(header)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".txt", ".mosaic", ".json"])
+def test_every_layout_format_can_be_assembled_from_elsewhere(suffix, tiles, tmp_path) -> None:
+    layout = tmp_path / "results" / f"layout{suffix}"
+    assert run("register", tiles, "-o", layout).returncode == 0
+    result = run("assemble", layout, "-o", tmp_path / "a.ome.zarr", cwd=tmp_path.parent)
+    assert result.returncode == 0, result.stderr
+    assert zarr.open_array(str(tmp_path / "a.ome.zarr" / "0"), mode="r").shape[0] > 600
+
+
+def test_the_stage_alone(tiles, acquisition, tmp_path) -> None:
+    result = run("stitch", tiles, "-o", tmp_path / "a.ome.zarr", "--no-register",
+                 "--layout-out", tmp_path / "a.csv", "--no-pyramid", "--interpolation", "nearest",
+                 "--blend", "first", "--chunk", 100, "--shard", "200,300")  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert "0 measured, 12 by stage" in result.stdout
+    found = positions_of(tmp_path / "a.csv")
+    np.testing.assert_allclose([found[n] for n in acquisition.names], acquisition.stage)
+    root = zarr.open_group(str(tmp_path / "a.ome.zarr"), mode="r")
+    assert sorted(root.array_keys()) == ["0"]
+    assert (root["0"].chunks, root["0"].shards) == ((100, 100), (200, 300))
+    np.testing.assert_array_equal(root["0"][:256, :256], read_image(tiles / acquisition.names[0]))
+
+
+def test_a_cluster_gives_the_same_archive(tiles, tmp_path) -> None:
+    assert run("stitch", tiles, "-o", tmp_path / "a.ome.zarr", "--shard", 512).returncode == 0
+    from distributed import LocalCluster
+
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
+        result = run("stitch", tiles, "-o", tmp_path / "b.ome.zarr", "--shard", 512,
+                     "--scheduler", cluster.scheduler_address)  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert "2 workers" in result.stderr
+    a, b = (zarr.open_array(str(tmp_path / f"{n}.ome.zarr" / "0"), mode="r")[:] for n in "ab")
+    np.testing.assert_array_equal(a, b)
+
+
+def test_worker_processes_with_a_memory_limit(tiles, tmp_path) -> None:
+    result = run("register", tiles, "-o", tmp_path / "a.csv", "--workers", 1,
+                 "--memory-limit", "1GB")  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert "1 worker processes of 1GB" in result.stderr
+
+
+# --- trust ---------------------------------------------------------------------------------------
+
+
+def test_a_mosaic_that_could_not_be_measured_ends_with_3_and_is_written(tmp_path) -> None:
+    rng = np.random.default_rng(0)
+    for k in range(6):
+        tile = rng.poisson(200, (128, 128)).astype(np.uint16)
+        write_tiff(tmp_path / "t" / f"r{k // 3}_c{k % 3}.tif", tile)
+    options = ("--overlap", 0.2, "--layout-out", tmp_path / "a.csv")
+    result = run("stitch", tmp_path / "t", "-o", tmp_path / "a.ome.zarr", *options)
+    assert result.returncode == 3
+    assert "100% of the tiles could not be measured, more than 25%" in result.stderr
+    assert "Not measured: r0_c0.tif (stage)" in result.stdout
+    assert zarr.open_array(str(tmp_path / "a.ome.zarr" / "0"), mode="r")[:].any()
+    accepting = ("--overwrite", "--max-doubtful", 1)
+    again = run("stitch", tmp_path / "t", "-o", tmp_path / "a.ome.zarr", *options, *accepting)
+    assert again.returncode == 0
+
+
+# --- info ----------------------------------------------------------------------------------------
+
+
+def test_info_says_what_a_path_is(tiles, tmp_path) -> None:
+    archive, layout = tmp_path / "a.ome.zarr", tmp_path / "a.json"
+    assert run("stitch", tiles, "-o", archive, "--layout-out", layout).returncode == 0
+    for path, what in ((tiles, "tiles"), (layout, "layout"), (tiles / "positions.csv", "positions"),
+                       (archive, "OME-Zarr archive of mosaicreg")):  # fmt: skip
+        words, facts = run("info", path), run("info", path, "--json")
+        assert words.returncode == facts.returncode == 0, words.stderr
+        assert f"what                     {what}"[:5] in words.stdout
+        content = json.loads(facts.stdout)
+        assert content["what"] == what
+        assert content["tiles"] == 12
+    assert content["verdicts"] == {"measured": 12}
+    assert content["provenance"]["command"].startswith("mosaicreg stitch ")
+    assert "API" not in facts.stdout
+
+
+# --- bad usage and bad input ---------------------------------------------------------------------
+
+
+def test_bad_usage_ends_with_2(tmp_path) -> None:
+    for arguments in (
+        ["stitch"],
+        ["stitch", tmp_path],
+        ["nonsense"],
+        ["stitch", tmp_path, "-o", "x", "--overlap", "1.5"],
+        ["stitch", tmp_path, "-o", "x", "--overlap", "a,b"],
+        ["stitch", tmp_path, "-o", "x", "--chunk", "0"],
+        ["stitch", tmp_path, "-o", "x", "--blend", "median"],
+    ):
+        result = run(*arguments)
+        assert result.returncode == 2, arguments
+        assert "Traceback" not in result.stderr
+
+
+def bad_inputs(tiles: Path, tmp_path: Path) -> dict[str, tuple[list[object], str]]:
+    out = tmp_path / "out.ome.zarr"
+    existing = tmp_path / "there.ome.zarr"
+    existing.mkdir(exist_ok=True)
+    apart = tmp_path / "apart.csv"
+    names = sorted(p.name for p in tiles.glob("*.tif"))
+    apart.write_text("tile,y,x\n" + "".join(f"{n},{300 * k},0\n" for k, n in enumerate(names)))
+    return {
+        "missing input": ([tmp_path / "no", "-o", out], "there is no such file or folder"),
+        "existing output": ([tiles, "-o", existing], "exists; choose another name"),
+        "output over the input": (
+            [tiles, "-o", tiles, "--overwrite"],
+            "not a zarr archive; it will not be overwritten",
+        ),
+        "no overlap": ([tiles, "-o", out, "--positions", apart], "no two of the 12 tiles overlap"),
+        "no such channel": ([tiles, "-o", out, "--channel", 3], "--channel 3 does not exist"),
+        "bad fill": ([tiles, "-o", out, "--fill", -1], "fill value -1.0 does not fit"),
+        "bad shard": ([tiles, "-o", out, "--shard", 1000], "not a whole number of chunks"),
+        "bad layout name": (
+            [tiles, "-o", out, "--layout-out", tmp_path / "a.xlsx"],
+            "a layout file ends in one of",
+        ),
+        "no scheduler": (
+            [tiles, "-o", out, "--scheduler", "tcp://127.0.0.1:1"],
+            "no dask scheduler answers",
+        ),
+        "scheduler and workers": (
+            [tiles, "-o", out, "--scheduler", "tcp://127.0.0.1:1", "--workers", 2],
+            "already there",
+        ),
+    }
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        "missing input",
+        "existing output",
+        "output over the input",
+        "no overlap",
+        "no such channel",
+        "bad fill",
+        "bad shard",
+        "bad layout name",
+        "no scheduler",
+        "scheduler and workers",
+    ],
+)
+def test_bad_input_is_one_clear_error_before_anything_is_written(case, tiles, tmp_path) -> None:
+    arguments, message = bad_inputs(tiles, tmp_path)[case]
+    before = sorted(p for p in tmp_path.rglob("*"))
+    result = run("stitch", *arguments)
+    assert result.returncode == 2, result.stderr
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert sorted(p for p in tmp_path.rglob("*")) == before
+
+
+def test_an_archive_that_is_its_own_input_is_never_overwritten(tmp_path) -> None:
+    path = tmp_path / "tile.zarr"
+    zarr.create_array(str(path), data=np.arange(100, dtype=np.uint8).reshape(10, 10))
+    result = run("stitch", path, "-o", path, "--overwrite")
+    assert result.returncode == 2
+    assert "holds the tiles themselves" in result.stderr
+    assert zarr.open_array(str(path), mode="r")[9, 9] == 99
+
+
+def test_a_tile_damaged_inside_ends_with_2_and_its_name(tmp_path) -> None:
+    import imagecodecs
+
+    rng = np.random.default_rng(0)
+    for k in range(2):
+        pixels = rng.integers(0, 255, (64, 64)).astype(np.uint8)
+        (tmp_path / f"r0_c{k}.png").write_bytes(imagecodecs.png_encode(pixels))
+    content = bytearray((tmp_path / "r0_c1.png").read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    (tmp_path / "r0_c1.png").write_bytes(content)
+    result = run("stitch", tmp_path, "-o", tmp_path / "a.ome.zarr", "--overlap", 0.2)
+    assert result.returncode == 2
+    assert "r0_c1.png: unreadable" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_an_existing_layout_is_kept_unless_told(tiles, tmp_path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("mine")
+    assert run("register", tiles, "-o", path).returncode == 2
+    assert path.read_text() == "mine"
+    assert run("register", tiles, "-o", path, "--overwrite").returncode == 0

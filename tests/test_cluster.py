@@ -1,0 +1,66 @@
+"""Running tasks: in order, bounded, with progress, on threads and on a cluster."""
+
+from __future__ import annotations
+
+import dask
+import numpy as np
+import pytest
+
+from mosaicreg import InputError, register
+from mosaicreg.cluster import computing, current_client, delayed_call, run_tasks
+
+
+def double(value: int) -> int:
+    return 2 * value
+
+
+@pytest.mark.parametrize("scheduler", ["synchronous", "threads", "processes"])
+def test_results_come_in_the_order_of_the_tasks(scheduler) -> None:
+    tasks = [delayed_call(double, k) for k in range(20)]
+    said = []
+    with dask.config.set(scheduler=scheduler, num_workers=2):
+        found = run_tasks(tasks, "work", lambda *report: said.append(report))
+    assert found == [2 * k for k in range(20)]
+    assert said == [("work", k, 20) for k in range(21)]
+
+
+def test_no_tasks_are_no_work() -> None:
+    assert run_tasks([], "work") == []
+
+
+def test_a_cluster_is_used_when_it_is_there(acquisition) -> None:
+    from distributed import Client, LocalCluster
+
+    expected = register(acquisition.mosaic)
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        Client(cluster) as client,
+    ):
+        assert current_client() is client
+        said = []
+        tasks = [delayed_call(double, k) for k in range(30)]
+        found = run_tasks(tasks, "work", lambda *report: said.append(report))
+        assert found == [2 * k for k in range(30)]
+        assert said[-1] == ("work", 30, 30)
+        pairs = register(acquisition.mosaic)
+        with dask.config.set(scheduler="threads"):
+            assert current_client() is None
+    for a, b in zip(expected.columns().values(), pairs.columns().values(), strict=True):
+        assert np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
+    assert current_client() is None
+
+
+def test_an_error_in_a_task_is_that_error() -> None:
+    def fail() -> None:
+        raise InputError("tile 7 is odd")
+
+    with pytest.raises(InputError, match="tile 7 is odd"):
+        run_tasks([delayed_call(fail)], "work")
+
+
+def test_where_work_is_done_is_said() -> None:
+    with computing(workers=2) as place:
+        assert place == "on 2 threads"
+        assert dask.config.get("num_workers") == 2
+    with pytest.raises(InputError, match="already there"), computing("tcp://x:1", workers=2):
+        pass

@@ -1,0 +1,95 @@
+"""Trust: what chance reaches, and what is accepted."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mosaicreg.pairs import (
+    ACCEPTED,
+    CHANCE,
+    NO_SIGNAL,
+    PRIOR_LOCATION,
+    PRIOR_SCALE,
+    REJECTED,
+    Pairs,
+    chance_of,
+    fit_gumbel,
+    judge,
+)
+
+
+def measured(**columns: list[float]) -> dict[str, np.ndarray]:
+    count = len(next(iter(columns.values())))
+    usual = {"dy": 1.0, "dx": 2.0, "sigma": 0.01, "correlation": 0.9, "z": 30.0, "ratio": 5.0}
+    return {k: np.array(columns.get(k, [v] * count), dtype=float) for k, v in usual.items()}
+
+
+def judged(**columns: list[float]) -> Pairs:
+    table = measured(**columns)
+    count = len(table["z"])
+    return judge(np.zeros(count, int), np.arange(1, count + 1), table, np.empty(0))
+
+
+@given(st.integers(0, 100), st.floats(2, 6), st.floats(0.2, 1.0))
+def test_the_law_of_many_chance_peaks_is_found(seed, location, scale) -> None:
+    null = np.random.default_rng(seed).gumbel(location, scale, 5000)
+    found = fit_gumbel(null)
+    np.testing.assert_allclose(found, (location, scale), atol=0.08)
+
+
+def test_without_null_pairs_the_prior_speaks() -> None:
+    np.testing.assert_allclose(fit_gumbel(np.empty(0)), (PRIOR_LOCATION, PRIOR_SCALE), atol=0.02)
+
+
+def test_chance_reaches_what_it_reached() -> None:
+    null = np.random.default_rng(0).gumbel(4.0, 0.5, 20_000)
+    for share in (0.5, 0.1, 0.01):
+        height = np.quantile(null, 1 - share)
+        assert chance_of(np.array([height]), null)[0] == pytest.approx(share, rel=0.1)
+
+
+def test_verdicts_follow_height_lead_and_precision() -> None:
+    pairs = judged(
+        z=[30.0, 30.0, 30.0, 5.0, 3.3, np.nan],
+        ratio=[5.0, 1.05, 5.0, 5.0, 5.0, np.nan],
+        sigma=[0.01, 0.01, 3.0, 0.01, 0.01, np.nan],
+    )
+    assert pairs.status.tolist() == [
+        ACCEPTED,  # high, alone, sharp
+        REJECTED,  # one of several equal peaks: a lattice
+        REJECTED,  # its offset is hardly known
+        REJECTED,  # chance gets there now and then
+        NO_SIGNAL,  # chance gets there every time
+        NO_SIGNAL,  # nothing was found at all
+    ]
+    assert pairs.accepted.tolist() == [True] + [False] * 5
+
+
+def test_no_signal_never_comes_with_a_number() -> None:
+    pairs = judged(z=[3.0, np.nan, 30.0])
+    for column in (pairs.dy, pairs.dx, pairs.score, pairs.sigma, pairs.correlation):
+        assert np.isnan(column[:2]).all()
+        assert np.isfinite(column[2])
+
+
+def test_an_accepted_score_is_a_probability_against_chance() -> None:
+    pairs = judged(z=[6.0, 7.0, 9.0, 40.0])
+    assert ((pairs.score >= 0) & (pairs.score <= 1)).all()
+    assert (np.diff(pairs.score) >= 0).all()
+    assert (pairs.score[pairs.accepted] > 1 - CHANCE).all()
+
+
+def test_columns_round_trip() -> None:
+    pairs = judged(z=[30.0, 5.0, np.nan])
+    again = Pairs.from_columns(pairs.columns(), pairs.null_z)
+    for name, column in pairs.columns().items():
+        np.testing.assert_array_equal(again.columns()[name], column)
+
+
+def test_what_a_notebook_shows() -> None:
+    pairs = judged(z=[30.0, 5.0, np.nan])
+    assert repr(pairs) == "Pairs: 3 neighbours, 1 accepted, 1 rejected, 1 without signal"
+    assert "no signal" in pairs._repr_html_()
