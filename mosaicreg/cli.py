@@ -26,7 +26,7 @@ TRUSTED, BAD_INPUT, DOUBTFUL = 0, 2, 3
 Command = Callable[..., Any]
 
 
-class Fractions(click.ParamType[tuple[float, float]]):
+class Fractions(click.ParamType):  # type: ignore[type-arg]  # not generic before click 8.3
     """``0.1`` or ``0.1,0.2`` (y, x)."""
 
     name = "fraction[,fraction]"
@@ -44,7 +44,7 @@ class Fractions(click.ParamType[tuple[float, float]]):
         return numbers[0], numbers[-1]
 
 
-class Sides(click.ParamType[tuple[int, int]]):
+class Sides(click.ParamType):  # type: ignore[type-arg]
     """``512`` or ``512,1024`` (y, x)."""
 
     name = "px[,px]"

@@ -282,3 +282,33 @@ def test_an_existing_layout_is_kept_unless_told(tiles, tmp_path) -> None:
     assert run("register", tiles, "-o", path).returncode == 2
     assert path.read_text() == "mine"
     assert run("register", tiles, "-o", path, "--overwrite").returncode == 0
+
+
+def test_colour_and_depth_are_carried_through(tmp_path) -> None:
+    import imagecodecs
+    import tifffile
+
+    from mosaicreg.synthetic import Acquisition
+
+    acquisition = Acquisition(grid=(1, 2), tile=(96, 128), overlap=0.3, stage_error=3)
+    for k in range(2):
+        image = acquisition.tile_image(k)
+        rgb = np.stack([image, image // 2, 65535 - image], axis=-1)
+        (tmp_path / f"rgb_r0_c{k}.png").write_bytes(imagecodecs.png_encode(rgb))
+        stack = np.stack([image // 3, image, image // 2])
+        tifffile.imwrite(tmp_path / f"z_r0_c{k}.ome.tif", stack, metadata={"axes": "ZYX"})
+    for pattern, axes, options in (("rgb*.png", "cyx", ()), ("z*.tif", "zyx", ("--plane", 1))):
+        out = tmp_path / f"{axes}.ome.zarr"
+        result = run("stitch", tmp_path / pattern, "-o", out, "--overlap", 0.3, *options)
+        assert result.returncode == 0, result.stderr
+        assert "2 measured" in result.stdout
+        level = zarr.open_array(str(out / "0"), mode="r")
+        assert level.metadata.dimension_names == tuple(axes)
+        assert level.shape[0] == 3
+        first = level[:, 20:60, 20:60].astype(int)
+        if axes == "cyx":
+            assert np.abs(first[2] + first[0] - 65535).max() <= 1
+            labels = zarr.open_group(str(out), mode="r").attrs["ome"]["omero"]["channels"]
+            assert [c["label"] for c in labels] == ["red", "green", "blue"]
+        else:
+            assert np.abs(first[1] - 2 * first[2]).max() <= 3
