@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "mosaicreg"
 # Lower floors first, and on one floor from left to right: a room may import what stands before it.
 FLOORS = (
     ("errors", "tables", "geometry", "alignment"),
-    ("correlate", "render"),
+    ("subpixel", "correlate", "render"),
     ("imagefile", "source", "mosaicfile", "omezarr"),
     ("mosaic", "opening", "pairs", "layout", "synthetic"),
     ("cluster", "registration", "assembly", "archive", "inspection", "report", "progress"),

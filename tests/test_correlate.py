@@ -15,9 +15,9 @@ from mosaicreg.correlate import (
     match_height,
     match_strips,
     plan_search,
-    smooth,
 )
 from mosaicreg.geometry import Box
+from mosaicreg.subpixel import smooth
 from mosaicreg.synthetic import CLEAN, Camera, Specimen
 
 SPECIMEN = Specimen(seed=1, empty=0.0)
