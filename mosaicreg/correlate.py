@@ -36,12 +36,16 @@ FLATTEN = 9
 """Side in (binned) px of the neighbourhood whose mean is removed before correlating."""
 CLIP = 6.0
 """Flattened values are clipped at this many robust standard deviations: hot pixels, charging."""
+SPIKE = 12.0
+"""A pixel this many robust standard deviations off its neighbours is the camera's own."""
 MIN_AREA = 0.1
 """Shifts whose overlap is a smaller share of the largest possible overlap are not tried."""
 MIN_SHIFTS = 25
 """A surface of fewer shifts has no meaningful scatter, so no peak of it can be trusted."""
-CANDIDATES = 3
-"""How many peaks are refined where no peak leads clearly."""
+CANDIDATES = 5
+"""How many peaks are refined where no peak leads clearly: a lattice has many alike."""
+GRAIN = 50.0
+"""Pixels of texture that say the same thing: an overlap holds as many facts as it holds these."""
 REACH = 3.0
 """How far a fit may move away from where it started, px of the strip."""
 CLEAR_LEAD = 1.6
@@ -76,7 +80,9 @@ class Match:
         sigma: standard error of either, px, from the residual of the fit.
         correlation: normalised cross-correlation over the overlap after alignment.
         z: height of the correlation peak in robust standard deviations of its surface.
-        ratio: height of that peak over the next one.
+        ratio: height of the highest peak over the next one.
+        lead: by how many standard deviations the correlation after refinement exceeds that of the
+            next candidate; infinite where the ratio left no doubt and only one was refined.
     """
 
     dy: float
@@ -85,6 +91,7 @@ class Match:
     correlation: float
     z: float
     ratio: float
+    lead: float
 
 
 def plan_search(
@@ -183,13 +190,17 @@ def match_strips(fixed: NDArray[Any], moving: NDArray[Any], search: Search) -> M
     if not strips or not surface:
         return None
     height, valid, first = surface
-    peaks, heights = find_peaks(height, valid, CANDIDATES + 1)
+    peaks, heights = find_peaks(height, valid, CANDIDATES)
     if len(peaks) == 0:
         return None
     z, ratio = peak_statistics(height, valid, peaks, heights)
     few = 1 if ratio >= CLEAR_LEAD else CANDIDATES
     fits = [refine(strips, first + _parabola(height, valid, p)) for p in peaks[:few]]
-    best = max(fits, key=lambda fit: fit.score)
+    ranking = sorted(range(len(fits)), key=lambda k: -fits[k].evidence)
+    best, lead = fits[ranking[0]], np.inf
+    if len(fits) > 1:
+        lead = (best.evidence - fits[ranking[1]].evidence) / np.sqrt(2)
+        z *= float(heights[ranking[0]] / heights[0])
     return Match(
         dy=best.shift[0] + search.origin[0],
         dx=best.shift[1] + search.origin[1],
@@ -197,6 +208,7 @@ def match_strips(fixed: NDArray[Any], moving: NDArray[Any], search: Search) -> M
         correlation=best.correlation,
         z=z,
         ratio=ratio,
+        lead=float(lead),
     )
 
 
@@ -254,7 +266,30 @@ def stabilise(strip: NDArray[Any]) -> Image | None:
             if bad.all():
                 return None
             x[bad] = x[~bad].mean(dtype=np.float64)
-    return x if x.size and x.min() < x.max() else None
+    if x.size == 0 or x.min() == x.max():
+        return None
+    return despike(x)
+
+
+def despike(image: Image) -> Image:
+    """The image without single pixels, rows or columns that stick out: hot and dead ones.
+
+    They lie at the same place of the camera in every tile, and one of them outweighs all texture.
+    Looked for on every fourth row first, since most cameras have none.
+    """
+    sample = image[:: 4 if image.shape[0] > 16 else 1]
+    if min(image.shape) < 3:
+        return image
+    bend = np.abs(sample[:, 1:-1] - (sample[:, :-2] + sample[:, 2:]) * np.float32(0.5))
+    spread = np.float32(1.4826) * np.median(bend[:, :: 3 if bend.shape[1] > 12 else 1])
+    if not (bend > SPIKE * spread).any():
+        return image
+    margin = np.float32(3) * spread
+    for view in (image.T, image):
+        low = np.minimum(view[:-2], view[2:]) - margin
+        high = np.maximum(view[:-2], view[2:]) + margin
+        np.clip(view[1:-1], low, high, out=view[1:-1])
+    return image
 
 
 def _binning(search: Search) -> int:
@@ -404,14 +439,14 @@ def _parabola(height: Image, valid: NDArray[np.bool_], peak: NDArray[np.int64]) 
 class Fit:
     """A refined shift (y, x) of the moving strip, its standard error, and how well it fits.
 
-    ``score`` is the correlation times the square root of the overlap area, for comparing
-    candidates.
+    ``evidence`` compares candidates: Fisher's transform of the correlation in standard deviations,
+    whose spread does not depend on the correlation or the size of the overlap (Fisher 1921).
     """
 
     shift: tuple[float, float]
     sigma: float
     correlation: float
-    score: float
+    evidence: float
 
 
 def refine(strips: _Strips, start: NDArray[np.float64]) -> Fit:
@@ -438,5 +473,5 @@ def refine(strips: _Strips, start: NDArray[np.float64]) -> Fit:
         shift=(float(shift[0]), float(shift[1])),
         sigma=sigma,
         correlation=correlation,
-        score=correlation * float(np.sqrt(overlap.area)),
+        evidence=float(np.arctanh(min(correlation, 1 - 1e-6)) * np.sqrt(overlap.area / GRAIN)),
     )

@@ -28,6 +28,7 @@ from mosaicreg.mosaicfile import PositionTable, plain, read_positions, write_pos
 from mosaicreg.opening import PATH_COLUMN, open_mosaic
 from mosaicreg.pairs import Pairs
 from mosaicreg.source import FileSource, Names
+from mosaicreg.stage import stage_matrix
 from mosaicreg.tables import columns_html
 
 STAGE, MEASURED, CONFLICT = 0, 1, 2
@@ -44,8 +45,6 @@ pairs would raise it until they pass, or the fit would please most pairs exactly
 bending on the rest."""
 OUTLIER = 3.0
 """A pair further off than this many times the distortion disagrees with the solution."""
-MATRIX_PRIOR = 0.02
-"""How far the camera's axes may be from the stage's: rotation in radian, error of scale."""
 STEPS = 30
 """Most reweighting steps; the usual number is ten."""
 
@@ -188,7 +187,8 @@ def solve_layout(mosaic: Mosaic, pairs: Pairs, max_shift: float | None = None) -
     edges = _Edges(
         pairs.fixed[use], pairs.moving[use], pairs.offsets[use], pairs.sigma[use], len(mosaic)
     )
-    matrix = _stage_matrix(mosaic.positions, edges)
+    told = mosaic.positions[edges.moving] - mosaic.positions[edges.fixed]
+    matrix = stage_matrix(told, edges.offset)
     model = mosaic.positions @ matrix.T
     scale = max(1.0, DISTORTION * float(mosaic.shapes.max()))
     kept = np.ones(len(use), dtype=bool)
@@ -258,26 +258,6 @@ class _Edges:
         signs = np.repeat([-1.0, 1.0], m)
         columns = np.concatenate([self.fixed, self.moving])
         return coo_array((signs, (rows, columns)), shape=(m, self.tiles)).tocsr()
-
-
-def _stage_matrix(stage: FloatArray, edges: _Edges) -> FloatArray:
-    """(2, 2) matrix from stage offsets to measured offsets, robust, drawn to the identity.
-
-    The prior keeps a handful of noisy pairs from turning the stage: with stage errors of s px and
-    offsets of 1000 px the fit follows the data once about ``(s / 20)**2`` pairs speak.
-    """
-    matrix = np.eye(2)
-    if len(edges) == 0:
-        return matrix
-    told = stage[edges.moving] - stage[edges.fixed]
-    for _ in range(10):
-        misfit = np.linalg.norm(edges.offset - told @ matrix.T, axis=1)
-        spread = max(1.5 * float(np.median(misfit)), 0.3)
-        weight = 1 / (1 + (misfit / spread) ** 2) ** 2
-        normal = (told * weight[:, None]).T @ told + np.eye(2) * (spread / MATRIX_PRIOR) ** 2
-        error = (told * weight[:, None]).T @ (edges.offset - told)
-        matrix = np.eye(2) + np.linalg.solve(normal, error).T
-    return matrix
 
 
 def _solve_robustly(

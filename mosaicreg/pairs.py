@@ -1,14 +1,15 @@
 """`Pairs`: what registration found for each pair of neighbours, and how far to trust it.
 
-Trust is measured against chance. Pairs of strips that cannot overlap show how high a correlation
-peak rises by accident in this very data: their heights follow a Gumbel law (the maximum of many
-values; Gumbel 1958, Statistics of Extremes, chapter 5), fitted here by L-moments (Hosking 1990,
-section 3). Where the mosaic is too small to give many such pairs, thirty values typical of many
-data sets are mixed in.
+Trust is a probability, measured against chance. Pairs of strips that cannot overlap show how high a
+correlation peak rises by accident in this very data: their heights follow a Gumbel law (the maximum
+of many values; Gumbel 1958, Statistics of Extremes, chapter 5), fitted here by L-moments (Hosking
+1990, section 3). Where the mosaic is too small to give many such pairs, thirty values typical of
+many data sets are mixed in.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,17 +17,27 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mosaicreg.geometry import FloatArray, IntArray
+from mosaicreg.stage import stage_matrix
 from mosaicreg.tables import columns_html
 
 NO_SIGNAL, REJECTED, ACCEPTED = 0, 1, 2
 STATUS_NAMES = np.array(["no signal", "rejected", "accepted"])
 
+MEASURED = ("dy", "dx", "sigma", "correlation", "z", "ratio", "lead")
+"""Columns of what a comparison measures."""
 CHANCE = 1e-3
-"""A peak that chance reaches more often than this is not accepted."""
-FAINT = 0.2
-"""A peak that chance reaches more often than this is no signal at all."""
-LEAD = 1.25
-"""An accepted peak is this many times higher than the next: a lattice has many alike."""
+"""An accepted pair is wrong with at most this probability."""
+RIGHT_HEIGHTS = (2.5, 150.0)
+"""Peaks of overlapping strips are from this to that many robust standard deviations high."""
+SURE_ENOUGH = 10
+"""So many pairs beyond doubt are needed before others are held against the stage's errors."""
+LATTICE_CORRELATION, LEAD_OFFSET = 0.5, 3.0
+"""Where several peaks are alike, the winner's lead speaks, if it correlates at least this well. Of
+560 pairs of strips that cannot overlap, chance led by more than l standard deviations about exp(-l)
+times; against leads of right peaks spread over some 20 that is a log odds of l - 3."""
+RATIO, LEAD = 1.25, 4.0
+"""An accepted peak is this many times higher than the next, or its correlation after refinement is
+this many standard deviations better: a lattice has many peaks alike."""
 MAX_SIGMA = 0.5
 """px; an offset known worse than this is not accepted."""
 PRIOR_LOCATION, PRIOR_SCALE, PRIOR_COUNT = 3.3, 0.40, 30
@@ -45,8 +56,10 @@ class Pairs:
         sigma: (m,) standard error of dy and dx, px.
         correlation: (m,) normalised cross-correlation over the overlap after alignment.
         z: (m,) height of the correlation peak in robust standard deviations.
-        ratio: (m,) that height over the next peak's.
-        score: (m,) probability, 0 to 1, that chance alone would not reach this height.
+        ratio: (m,) the highest peak over the next.
+        lead: (m,) by how many standard deviations the refined correlation beats that of the next
+            candidate; infinite where only one was in question.
+        score: (m,) probability, 0 to 1, that the offset is right; NaN where there is no signal.
         status: (m,) ``NO_SIGNAL``, ``REJECTED`` or ``ACCEPTED``.
         null_z: (k,) heights found for strips that cannot overlap.
     """
@@ -59,6 +72,7 @@ class Pairs:
     correlation: FloatArray
     z: FloatArray
     ratio: FloatArray
+    lead: FloatArray
     score: FloatArray
     status: NDArray[np.uint8]
     null_z: FloatArray
@@ -79,7 +93,7 @@ class Pairs:
 
     def columns(self) -> dict[str, NDArray[Any]]:
         """All columns of one row per pair, by name; ``status`` in words."""
-        names = ("fixed", "moving", "dy", "dx", "sigma", "correlation", "z", "ratio", "score")
+        names = ("fixed", "moving", *MEASURED, "score")
         table: dict[str, NDArray[Any]] = {name: getattr(self, name) for name in names}
         return {**table, "status": STATUS_NAMES[self.status]}
 
@@ -89,7 +103,7 @@ class Pairs:
         code = {name: k for k, name in enumerate(STATUS_NAMES.tolist())}
         numbers = {
             name: np.array([np.nan if v is None else v for v in table[name]], dtype=np.float64)
-            for name in ("dy", "dx", "sigma", "correlation", "z", "ratio", "score")
+            for name in (*MEASURED, "score")
         }
         return cls(
             fixed=np.array(table["fixed"], dtype=np.int64),
@@ -113,29 +127,82 @@ class Pairs:
 def judge(
     fixed: IntArray,
     moving: IntArray,
-    measured: dict[str, FloatArray],
+    measured: Mapping[str, FloatArray],
     null_z: FloatArray,
+    told: FloatArray,
+    window: float,
 ) -> Pairs:
     """Decide which measured pairs to trust.
 
     Args:
         fixed, moving: (m,) tile numbers.
-        measured: (m,) columns dy, dx, sigma, correlation, z, ratio; NaN where nothing was found.
+        measured: (m,) columns ``MEASURED``; NaN where nothing was found.
         null_z: heights found for strips that cannot overlap.
+        told: (m, 2) offsets that the stage tells, px.
+        window: how far around them the search went, px.
     """
-    z = measured["z"]
+    z, lead = measured["z"], measured["lead"]
     found = np.isfinite(z)
-    score = np.full(len(z), np.nan)
-    score[found] = 1 - chance_of(z[found], null_z)
+    # A lattice correlates everywhere, so z cannot tell; how clearly one place wins can.
+    by_lead = np.isfinite(lead) & (measured["correlation"] > LATTICE_CORRELATION)
+    evidence = np.full(len(z), -np.inf)
+    evidence[found] = _evidence(z[found], null_z)
+    offsets = np.stack([measured["dy"], measured["dx"]], axis=1)
+    sure = evidence > np.log(1 / CHANCE)
+    evidence[found] += _stage_evidence(offsets, told, sure, window)[found]
+    np.maximum(evidence, lead - LEAD_OFFSET, out=evidence, where=by_lead)
+    score = 1 / (1 + np.exp(-np.clip(evidence, -500, 500)))
+
+    alone = (measured["ratio"] >= RATIO) | (lead >= LEAD)
     status = np.full(len(z), REJECTED, dtype=np.uint8)
-    status[~(score > 1 - FAINT)] = NO_SIGNAL
-    status[
-        (score > 1 - CHANCE) & (measured["ratio"] >= LEAD) & (measured["sigma"] <= MAX_SIGMA)
-    ] = ACCEPTED
+    status[score < 0.5] = NO_SIGNAL
+    status[(score > 1 - CHANCE) & alone & (measured["sigma"] <= MAX_SIGMA)] = ACCEPTED
     blank = status == NO_SIGNAL
     known = {k: np.where(blank, np.nan, v) for k, v in measured.items() if k != "z"}
     score[blank] = np.nan
     return Pairs(fixed, moving, z=z, score=score, status=status, null_z=null_z, **known)
+
+
+def _evidence(z: FloatArray, null_z: FloatArray) -> FloatArray:
+    """Log odds that a peak of height ``z`` is right.
+
+    Two laws share the pairs: that of chance, and one for right peaks, which are of any size between
+    faint and perfect (uniform in the logarithm). What share each has is estimated from the pairs
+    themselves (expectation-maximisation, Dempster et al. 1977), so a slide of pure noise believes
+    nothing and a well textured one believes faint peaks too.
+    """
+    location, scale = fit_gumbel(null_z)
+    depth = (z - location) / scale
+    by_chance = -depth - np.exp(np.minimum(-depth, 500)) - np.log(scale)
+    low, high = RIGHT_HEIGHTS
+    height = np.clip(z, low, high)
+    by_match = -np.log(height) - np.log(np.log(high / low))
+    odds = by_match - by_chance
+    right = 0.5
+    for _ in range(100):
+        share = 1 / (1 + (1 - right) / right * np.exp(-np.clip(odds, -500, 500)))
+        right = (float(share.sum()) + 1) / (len(z) + 2)
+    weighted: FloatArray = odds + np.log(right / (1 - right))
+    return weighted
+
+
+def _stage_evidence(
+    offsets: FloatArray, told: FloatArray, sure: NDArray[np.bool_], window: float
+) -> FloatArray:
+    """Log odds gained or lost by how far each offset is from where the stage, corrected, has it.
+
+    Right offsets scatter as those of the sure pairs do; chance peaks lie anywhere in the window.
+    Nothing is said where too few pairs are sure.
+    """
+    if np.count_nonzero(sure) < SURE_ENOUGH:
+        return np.zeros(len(offsets))
+    matrix = stage_matrix(told[sure], offsets[sure])
+    away = offsets - told @ matrix.T
+    spread = np.maximum(1.4826 * np.median(np.abs(away[sure]), axis=0), 1.0)
+    normal = np.exp(-0.5 * ((away / spread) ** 2).sum(axis=1)) / (2 * np.pi * spread.prod())
+    # One right offset in ten is granted to lie anywhere: stages slip.
+    gained: FloatArray = np.log(0.9 * normal * (2 * window + 1) ** 2 + 0.1)
+    return np.nan_to_num(gained)
 
 
 def chance_of(z: FloatArray, null_z: FloatArray) -> FloatArray:

@@ -21,10 +21,9 @@ from mosaicreg.correlate import Search, find_offset, match_height, match_strips,
 from mosaicreg.errors import InputError
 from mosaicreg.geometry import Box, FloatArray, IntArray
 from mosaicreg.mosaic import Mosaic
-from mosaicreg.pairs import Pairs, judge
+from mosaicreg.pairs import MEASURED, Pairs, judge
 from mosaicreg.source import Lead, TileSource
 
-MEASURED = ("dy", "dx", "sigma", "correlation", "z", "ratio")
 NULL_PAIRS = 100
 """How many pairs that cannot overlap are compared to learn how high chance reaches."""
 NULL_MEMORY = 6
@@ -71,7 +70,8 @@ def register(
             table[name][rows] = column
         null_z.append(heights)
     null = np.concatenate(null_z) if null_z else np.empty(0)
-    return judge(pairs[:, 0], pairs[:, 1], table, null)
+    told = mosaic.positions[pairs[:, 1]] - mosaic.positions[pairs[:, 0]]
+    return judge(pairs[:, 0], pairs[:, 1], table, null, told, window)
 
 
 def find_offsets(
@@ -160,7 +160,7 @@ def _batch(mosaic: Mosaic, pairs: IntArray, rows: IntArray, lead: Lead) -> _Batc
 
 
 def _register_batch(batch: _Batch, window: int, null_share: float) -> tuple[FloatArray, FloatArray]:
-    """(6, m) columns ``MEASURED`` of a batch's pairs, and the heights of its null pairs."""
+    """(7, m) columns ``MEASURED`` of a batch's pairs, and the heights of its null pairs."""
     one_blas_thread()
     columns = np.full((len(MEASURED), len(batch.pairs)), np.nan)
     searches = [_search(batch, pair, window) for pair in batch.pairs]

@@ -51,6 +51,8 @@ class Specimen:
         background: counts of the empty slide.
         signal: counts of typical tissue above the background.
         residue: texture left on the empty slide, relative to tissue.
+        lattice: how much of the tissue is a regular array of dots, 0 to 1.
+        period: distance of the dots, px.
     """
 
     seed: int = 0
@@ -58,6 +60,8 @@ class Specimen:
     background: float = 280.0
     signal: float = 1400.0
     residue: float = 0.015
+    lattice: float = 0.0
+    period: float = 23.0
 
     def render(self, corner: tuple[float, float], shape: tuple[int, int]) -> Image:
         """Expected counts at pixel centres ``corner + (i, j)``: float32 of ``shape``.
@@ -71,6 +75,9 @@ class Specimen:
         texture = np.exp(np.float32(0.6) * texture)
         presence = np.float32(self.residue) + np.float32(1 - self.residue) * tissue
         image = texture * np.float32(0.45) + self._nuclei(corner, shape)
+        if self.lattice:
+            image *= np.float32(1 - self.lattice)
+            image += np.float32(2 * self.lattice) * self._dots(corner, shape)
         counts: Image = np.float32(self.background) + np.float32(self.signal) * presence * image
         return counts
 
@@ -99,6 +106,15 @@ class Specimen:
         coefficients = (np.sqrt(12.0) * (_uniform(lattice) - 0.5)).astype(np.float32)
         values: Image = (cols @ (rows @ coefficients).T).T
         return values
+
+    def _dots(self, corner: tuple[float, float], shape: tuple[int, int]) -> Image:
+        """A square lattice of soft dots, 0 to 1."""
+        axes = []
+        for start, count in zip(corner, shape, strict=True):
+            phase = 2 * np.pi * (start + np.arange(count)) / self.period
+            axes.append(((0.5 + 0.5 * np.cos(phase)) ** 4).astype(np.float32))
+        dots: Image = np.multiply.outer(*axes)
+        return dots
 
     def _nuclei(self, corner: tuple[float, float], shape: tuple[int, int]) -> Image:
         """Soft bright ellipses, at most one per lattice cell of 44 px, jittered."""
@@ -178,6 +194,10 @@ class Camera:
         vignetting: loss of light in the corners relative to the centre, 0 to 1.
         blur: standard deviation in px of a Gaussian point spread.
         gain: spread of each tile's gain around 1, standard deviation.
+        hot_pixels: share of the pixels that always read the maximum, at the same places.
+        dead_columns: how many columns always read 0.
+        fixed_pattern: counts rms of a pattern that is the same in all tiles.
+        full_well: counts above which pixels saturate.
         dtype: integer type of the pixels; values are rounded and clipped to its range.
     """
 
@@ -186,6 +206,10 @@ class Camera:
     vignetting: float = 0.12
     blur: float = 0.0
     gain: float = 0.0
+    hot_pixels: float = 0.0
+    dead_columns: int = 0
+    fixed_pattern: float = 0.0
+    full_well: float = np.inf
     dtype: str = "uint16"
 
     def record(self, scene: Image, rng: np.random.Generator) -> NDArray[Any]:
@@ -197,9 +221,20 @@ class Camera:
         light = scene * (gain * (1 - np.float32(self.vignetting / 2) * (y * y + x * x)))
         variance = np.float32(self.read_noise**2) + (np.maximum(light, 0) if self.shot_noise else 0)
         light = light + np.sqrt(variance) * rng.standard_normal(scene.shape, dtype=np.float32)
+        self._add_defects(light)
         info = np.iinfo(self.dtype)
-        pixels: NDArray[Any] = np.clip(np.rint(light), info.min, info.max).astype(self.dtype)
+        top = min(float(info.max), self.full_well)
+        pixels: NDArray[Any] = np.clip(np.rint(light), info.min, top).astype(self.dtype)
         return pixels
+
+    def _add_defects(self, light: Image) -> None:
+        """What is wrong with this camera, the same in every exposure."""
+        rng = np.random.default_rng(7)
+        if self.fixed_pattern:
+            light += np.float32(self.fixed_pattern) * rng.standard_normal(light.shape, np.float32)
+        if self.hot_pixels:
+            light[rng.random(light.shape, np.float32) < self.hot_pixels] = np.inf
+        light[:, rng.choice(light.shape[1], self.dead_columns, replace=False)] = 0
 
 
 CLEAN = Camera(read_noise=0.0, shot_noise=False, vignetting=0.0)
@@ -217,6 +252,12 @@ class Acquisition:
         stage_error: each true position differs from the stage's word by up to this many px per
             axis, uniformly.
         subpixel: whole-pixel true positions where False.
+        backlash: every second row lies this many px further right than the stage says.
+        drift: px per axis that the stage slips from tile to tile, in the order of acquisition.
+        camera_angle: degrees by which the camera is turned against the stage.
+        pixel_error: by which share pixels are smaller than the stage believes.
+        blank: share of the tiles without any specimen.
+        missing: share of the tiles that were not taken.
         specimen, camera: what is seen and how.
         seed: of stage errors and noise.
     """
@@ -226,29 +267,60 @@ class Acquisition:
     overlap: float = 0.1
     stage_error: float = 12.0
     subpixel: bool = True
+    backlash: float = 0.0
+    drift: float = 0.0
+    camera_angle: float = 0.0
+    pixel_error: float = 0.0
+    blank: float = 0.0
+    missing: float = 0.0
     specimen: Specimen = Specimen()
     camera: Camera = Camera()
     seed: int = 0
 
     def __len__(self) -> int:
-        return self.grid[0] * self.grid[1]
+        return len(self.cells)
+
+    @cached_property
+    def cells(self) -> IntArray:
+        """(n, 2) row and column of each tile, row by row."""
+        count = self.grid[0] * self.grid[1]
+        taken = self._draw(3, count) >= self.missing
+        return np.stack(np.divmod(np.flatnonzero(taken), self.grid[1]), axis=1)
+
+    @cached_property
+    def blanks(self) -> NDArray[np.bool_]:
+        """(n,) which tiles show nothing."""
+        blank: NDArray[np.bool_] = self._draw(4, len(self)) < self.blank
+        return blank
+
+    def _draw(self, stream: int, count: int) -> FloatArray:
+        drawn: FloatArray = np.random.default_rng([self.seed, stream]).random(count)
+        return drawn
 
     @cached_property
     def stage(self) -> FloatArray:
         """(n, 2) positions (y, x) in px that the stage reports, row by row."""
-        step = np.array(self.tile) * (1 - self.overlap)
-        rows, cols = np.divmod(np.arange(len(self)), self.grid[1])
-        return np.stack([rows, cols], axis=1) * step
+        positions: FloatArray = self.cells * (np.array(self.tile) * (1 - self.overlap))
+        return positions
 
     @cached_property
     def truth(self) -> FloatArray:
         """(n, 2) true positions (y, x) in px."""
+        angle = np.deg2rad(self.camera_angle)
+        turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
         rng = np.random.default_rng([self.seed, 1])
-        true = self.stage + rng.uniform(-self.stage_error, self.stage_error, (len(self), 2))
-        return true if self.subpixel else np.rint(true)
+        true = self.stage @ turn.T * (1 + self.pixel_error)
+        true += rng.uniform(-self.stage_error, self.stage_error, (len(self), 2))
+        true += self.drift * np.arange(len(self))[:, None]
+        true[:, 1] += self.backlash * (self.cells[:, 0] % 2)
+        truth: FloatArray = true if self.subpixel else np.rint(true)
+        return truth
 
     def tile_image(self, index: int) -> NDArray[Any]:
         """The recorded pixels of one tile."""
+        if self.blanks[index]:
+            scene = np.full(self.tile, self.specimen.background, dtype=np.float32)
+            return self.camera.record(scene, np.random.default_rng([self.seed, 2, index]))
         margin = int(np.ceil(4 * self.camera.blur))
         y, x = self.truth[index]
         height, width = self.tile
@@ -264,10 +336,7 @@ class Acquisition:
     def names(self) -> list[str]:
         """File names of the tiles, row by row."""
         width = max(2, len(str(max(self.grid) - 1)))
-        return [
-            f"tile_r{k // self.grid[1]:0{width}d}_c{k % self.grid[1]:0{width}d}.tif"
-            for k in range(len(self))
-        ]
+        return [f"tile_r{r:0{width}d}_c{c:0{width}d}.tif" for r, c in self.cells.tolist()]
 
     @property
     def mosaic(self) -> Mosaic:

@@ -14,7 +14,7 @@ FLOORS = (
     ("errors", "tables", "geometry", "alignment"),
     ("subpixel", "correlate", "render"),
     ("imagefile", "source", "mosaicfile", "omezarr"),
-    ("mosaic", "opening", "pairs", "layout", "synthetic"),
+    ("mosaic", "opening", "stage", "pairs", "layout", "synthetic"),
     ("cluster", "registration", "assembly", "archive", "inspection", "report", "progress"),
     ("demo", "cli", "__main__"),
 )

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mosaicreg import Mosaic, solve_layout, stage_layout
 from mosaicreg.layout import load_layout, save_layout
-from mosaicreg.pairs import Pairs, judge
+from mosaicreg.pairs import REJECTED, Pairs, judge
 
 
 def grid_mosaic(
@@ -33,10 +33,14 @@ def true_pairs(mosaic: Mosaic, truth: np.ndarray, keep: np.ndarray | None = None
         "dx": offsets[:, 1].copy(),
         "sigma": np.full(count, 0.01),
         "correlation": np.full(count, 0.9),
-        "z": np.where(keep, 30.0, 5.0),
+        "z": np.full(count, 30.0),
         "ratio": np.full(count, 5.0),
+        "lead": np.full(count, np.inf),
     }
-    return judge(table[:, 0], table[:, 1], columns, np.empty(0))
+    told = mosaic.positions[table[:, 1]] - mosaic.positions[table[:, 0]]
+    pairs = judge(table[:, 0], table[:, 1], columns, np.empty(0), told, 60)
+    pairs.status[~keep] = REJECTED
+    return pairs
 
 
 def errors(layout, truth) -> np.ndarray:

@@ -23,14 +23,23 @@ from mosaicreg.pairs import (
 
 def measured(**columns: list[float]) -> dict[str, np.ndarray]:
     count = len(next(iter(columns.values())))
-    usual = {"dy": 1.0, "dx": 2.0, "sigma": 0.01, "correlation": 0.9, "z": 30.0, "ratio": 5.0}
+    usual = {
+        "dy": 1.0,
+        "dx": 2.0,
+        "sigma": 0.01,
+        "correlation": 0.9,
+        "z": 30.0,
+        "ratio": 5.0,
+        "lead": 0.0,
+    }
     return {k: np.array(columns.get(k, [v] * count), dtype=float) for k, v in usual.items()}
 
 
-def judged(**columns: list[float]) -> Pairs:
+def judged(window: float = 50, **columns: list[float]) -> Pairs:
     table = measured(**columns)
     count = len(table["z"])
-    return judge(np.zeros(count, int), np.arange(1, count + 1), table, np.empty(0))
+    numbers = np.arange(count)
+    return judge(0 * numbers, numbers + 1, table, np.empty(0), np.zeros((count, 2)), window)
 
 
 @given(st.integers(0, 100), st.floats(2, 6), st.floats(0.2, 1.0))
@@ -68,6 +77,35 @@ def test_verdicts_follow_height_lead_and_precision() -> None:
     assert pairs.accepted.tolist() == [True] + [False] * 5
 
 
+def test_a_faint_peak_is_worth_more_among_good_pairs_than_among_noise() -> None:
+    noise = np.random.default_rng(0).gumbel(PRIOR_LOCATION, PRIOR_SCALE, 200).tolist()
+    among_noise = judged(z=[*noise, 5.2]).score[-1]
+    among_matches = judged(z=[*np.geomspace(10, 60, 200), 5.2]).score[-1]
+    assert among_matches > 0.9
+    assert np.isnan(among_noise) or among_noise < 0.8
+
+
+def test_a_faint_peak_where_the_stage_expects_it_is_believed_sooner() -> None:
+    sure = np.random.default_rng(0).normal(0, 2, (100, 2))
+    table = {
+        "z": [*np.full(100, 30.0), 5.2, 5.2],
+        "dy": [*sure[:, 0], 1.0, 40.0],
+        "dx": [*sure[:, 1], -1.0, 40.0],
+    }
+    near, far = judged(**table).score[-2:]
+    assert near > 0.999
+    assert far < 0.97
+
+
+def test_in_a_lattice_the_clear_winner_is_believed_and_a_draw_is_not() -> None:
+    lattice = {"z": [8.0] * 3, "ratio": [1.02] * 3, "correlation": [0.99, 0.99, 0.2]}
+    # In a lattice strips that cannot overlap correlate as highly as those that do.
+    table = measured(**lattice, lead=[15.0, 1.0, 15.0])
+    null = np.random.default_rng(0).normal(8.5, 1, 100)
+    pairs = judge(np.zeros(3, int), np.arange(1, 4), table, null, np.zeros((3, 2)), 50)
+    assert pairs.accepted.tolist() == [True, False, False]
+
+
 def test_no_signal_never_comes_with_a_number() -> None:
     pairs = judged(z=[3.0, np.nan, 30.0])
     for column in (pairs.dy, pairs.dx, pairs.score, pairs.sigma, pairs.correlation):
@@ -75,8 +113,8 @@ def test_no_signal_never_comes_with_a_number() -> None:
         assert np.isfinite(column[2])
 
 
-def test_an_accepted_score_is_a_probability_against_chance() -> None:
-    pairs = judged(z=[6.0, 7.0, 9.0, 40.0])
+def test_an_accepted_score_is_a_probability() -> None:
+    pairs = judged(z=[5.0, 6.0, 7.0, 9.0, 40.0])
     assert ((pairs.score >= 0) & (pairs.score <= 1)).all()
     assert (np.diff(pairs.score) >= 0).all()
     assert (pairs.score[pairs.accepted] > 1 - CHANCE).all()
