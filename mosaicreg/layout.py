@@ -10,7 +10,7 @@ other as the stage says.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -45,6 +45,11 @@ pairs would raise it until they pass, or the fit would please most pairs exactly
 bending on the rest."""
 OUTLIER = 3.0
 """A pair further off than this many times the distortion disagrees with the solution."""
+REDUNDANT, REDUNDANT_PAIRS, CLEARLY_OFF = 0.25, 40, 8.0
+"""With so large a share of spare pairs, among so many, the misfits themselves show how much tiles
+are bent; then a pair also disagrees that is so many standard deviations off."""
+EXACT_PAIRS, PROJECTIONS = 1500, 32
+"""Up to so many pairs the covariance is exact; with more, it is taken from so many mixtures."""
 STEPS = 30
 """Most reweighting steps; the usual number is ten."""
 
@@ -60,7 +65,8 @@ class Layout:
         verdict_codes: (n,) ``MEASURED`` (linked to its part by accepted pairs), ``STAGE`` (no
             accepted pair: placed by the stage) or ``CONFLICT`` (its accepted pairs disagree).
         residuals: (n,) px, rms misfit of the tile's pairs; NaN without any.
-        sigmas: (n,) px, standard error of the position within its part; NaN where placed by stage.
+        sigmas: (n,) px, standard error of the position, per axis, against the mean of its part;
+            NaN where placed by stage.
         parts: (n,) which tiles are linked; part 0 is the largest.
         rms: px, over all accepted pairs in use; NaN without any.
         stage: (n, 2) where the stage put the tiles, in the same frame.
@@ -215,7 +221,7 @@ def solve_layout(mosaic: Mosaic, pairs: Pairs, max_shift: float | None = None) -
         shapes=mosaic.shapes,
         verdict_codes=_verdicts(edges, agree, strays),
         residuals=_rms_per_tile(edges, misfit, agree),
-        sigmas=_sigma_per_tile(edges, weight, agree),
+        sigmas=_sigma_per_tile(edges, weight, parts),
         parts=parts,
         rms=float(np.sqrt(np.mean(misfit[agree] ** 2))) if agree.any() else float("nan"),
         stage=stage - shift,
@@ -281,39 +287,58 @@ def _solve_robustly(
     for _ in range(STEPS):
         before = moved
         weight = np.where(kept, trust / variance, 0.0)
-        moved = _least_squares(incidence, weight, wanted)
+        moved = _least_squares(incidence, weight)(wanted)
         misfit = np.linalg.norm(incidence @ moved - wanted, axis=1)
         if scale == bend and np.abs(moved - before).max() < 1e-3:
             break
         # The scale shrinks step by step: early solutions are still bent by wrong pairs.
         scale = max(bend, min(scale, 2 * float(misfit[kept].max())) / 2)
         trust = 1 / (1 + (misfit / scale) ** 2)
-        bending = _bending(edges, misfit, np.where(kept, trust, 0.0), variance)
+        believed = np.where(kept & (misfit <= OUTLIER * scale), trust, 0.0)
+        variance = edges.sigma**2 + SIGMA_FLOOR**2 + _bending(edges, misfit, believed)[0]
+    agree = kept & (misfit <= OUTLIER * bend)
+    for _ in range(STEPS):
+        bending, spare = _bending(edges, misfit, agree.astype(np.float64))
         variance = edges.sigma**2 + SIGMA_FLOOR**2 + bending
-    agree &= misfit <= OUTLIER * bend
-    weight = np.where(agree, weight, 0.0)
-    return _least_squares(incidence, weight, wanted), agree, weight
+        limit = np.full(len(edges), OUTLIER * bend)
+        if spare > REDUNDANT and np.count_nonzero(agree) > REDUNDANT_PAIRS:
+            limit = np.clip(CLEARLY_OFF * np.sqrt(2 * variance), 0.3, limit)
+        trust = 1 / (1 + (misfit / bend) ** 2)
+        weight = np.where(agree, trust / variance, 0.0)
+        moved = _least_squares(incidence, weight)(wanted)
+        misfit = np.linalg.norm(incidence @ moved - wanted, axis=1)
+        before, agree = agree, kept & (misfit <= limit)
+        if (agree == before).all():
+            break
+    return moved, agree, np.where(agree, weight, 0.0)
 
 
-def _bending(edges: _Edges, misfit: FloatArray, trust: FloatArray, variance: FloatArray) -> float:
-    """px^2 per axis by which pairs misfit beyond their own standard errors: tiles are bent.
+def _bending(edges: _Edges, misfit: FloatArray, trust: FloatArray) -> tuple[float, float]:
+    """px^2 per axis by which pairs misfit beyond their standard errors: tiles are bent.
 
-    ``variance`` is what pairs are believed to err by now: the best known ones tell most.
+    Also the share of the pairs that the positions do not use up. Pairs that are known best tell
+    most, as far as the bending leaves them known.
     """
-    pairs = np.count_nonzero(trust)
-    linked = np.count_nonzero(edges.per_tile((trust > 0).astype(np.float64)))
-    spare = (int(pairs) - int(linked) + 1) / max(1, int(pairs))
+    pairs = int(np.count_nonzero(trust))
+    linked = int(np.count_nonzero(edges.per_tile((trust > 0).astype(np.float64))))
+    spare = (pairs - linked + 1) / max(1, pairs)
     if spare <= 0:
-        return 0.0
+        return 0.0, 0.0
+    own = edges.sigma**2 + SIGMA_FLOOR**2
     # The positions have taken up a share of the misfit, as large as their share of the numbers.
-    excess = misfit**2 / (2 * spare) - (np.hypot(edges.sigma, SIGMA_FLOOR)) ** 2
-    return max(0.0, float(np.average(excess, weights=trust / variance**2)))
+    excess = misfit**2 / (2 * spare) - own
+    bending = 0.0
+    for _ in range(10):
+        weight = trust / (own + bending) ** 2
+        bending = max(0.0, float(np.average(excess, weights=weight)))
+    return bending, spare
 
 
-def _least_squares(incidence: csr_array, weight: FloatArray, wanted: FloatArray) -> FloatArray:
-    """Minimise ``sum weight |incidence @ moved - wanted|^2`` and, very weakly, ``|moved|^2``.
+def _least_squares(incidence: csr_array, weight: FloatArray) -> Callable[[FloatArray], FloatArray]:
+    """The function that minimises ``sum weight |incidence @ moved - wanted|^2`` over ``moved``.
 
-    The weak term puts the mean move of each part at 0: the part stays where the stage has it.
+    Very weakly it minimises ``|moved|^2`` too, which puts the mean move of each part at 0: the part
+    stays where the stage has it. It takes ``wanted`` (m, k), k problems at once, to (n, k).
     """
     weak = 1e-9 * float(np.median(weight[weight > 0])) if weight.any() else 1.0
     normal = incidence.T @ diags_array(weight) @ incidence
@@ -324,8 +349,12 @@ def _least_squares(incidence: csr_array, weight: FloatArray, wanted: FloatArray)
         diag_pivot_thresh=0.0,
         options={"SymmetricMode": True},
     )
-    moved: FloatArray = factor.solve(incidence.T @ (weight[:, None] * wanted))
-    return moved
+
+    def solve(wanted: FloatArray) -> FloatArray:
+        moved: FloatArray = factor.solve(incidence.T @ (weight[:, None] * wanted))
+        return moved
+
+    return solve
 
 
 def _parts(edges: _Edges, agree: NDArray[np.bool_]) -> IntArray:
@@ -371,11 +400,33 @@ def _rms_per_tile(edges: _Edges, misfit: FloatArray, agree: NDArray[np.bool_]) -
     return np.sqrt(mean)
 
 
-def _sigma_per_tile(edges: _Edges, weight: FloatArray, agree: NDArray[np.bool_]) -> FloatArray:
-    """Standard error of each position given those of its neighbours."""
-    total = edges.per_tile(np.where(agree, weight, 0.0))
-    sigma: FloatArray = 1 / np.sqrt(np.where(total > 0, total, np.nan))
-    return sigma
+def _sigma_per_tile(edges: _Edges, weight: FloatArray, parts: IntArray) -> FloatArray:
+    """Standard error of each position against the mean of its part, from the solver's covariance.
+
+    The solve is linear in the offsets, so what it makes of one standard error in each pair, summed
+    in squares, is the variance. For many pairs a few random mixtures of their errors stand for all
+    (a random projection keeps the length of every row: Johnson & Lindenstrauss 1984; with 32 of
+    them sigma is right to about an eighth).
+    """
+    used = np.flatnonzero(weight > 0)
+    exact = len(used) <= EXACT_PAIRS
+    columns = len(used) if exact else PROJECTIONS
+    scale = 1 / np.sqrt(weight[used])
+    signs = np.random.default_rng(0).integers(0, 2, (columns, len(used))) * 2.0 - 1
+    solve = _least_squares(edges.incidence(), weight)
+    size = np.bincount(parts)
+    variance = np.zeros(edges.tiles)
+    for first in range(0, columns, 8):
+        errors = np.zeros((len(edges), min(8, columns - first)))
+        for k in range(errors.shape[1]):
+            chosen = slice(first + k, first + k + 1) if exact else slice(None)
+            errors[used[chosen], k] = scale[chosen] if exact else scale * signs[first + k]
+        moved = solve(errors)
+        for k in range(errors.shape[1]):
+            mean = np.bincount(parts, moved[:, k]) / size
+            variance += (moved[:, k] - mean[parts]) ** 2
+    sigma = np.sqrt(variance if exact else variance / columns)
+    return np.where(edges.per_tile((weight > 0).astype(np.float64)) > 0, sigma, np.nan)
 
 
 def save_layout(
