@@ -50,6 +50,8 @@ REDUNDANT, REDUNDANT_PAIRS, CLEARLY_OFF = 0.25, 40, 8.0
 are bent; then a pair also disagrees that is so many standard deviations off."""
 EXACT_PAIRS, PROJECTIONS = 1500, 32
 """Up to so many pairs the covariance is exact; with more, it is taken from so many mixtures."""
+SETTLED = 0.01
+"""px; trust in pairs is settled when hardly a tile moves further from one step to the next."""
 STEPS = 30
 """Most reweighting steps; the usual number is ten."""
 
@@ -289,7 +291,7 @@ def _solve_robustly(
         weight = np.where(kept, trust / variance, 0.0)
         moved = _least_squares(incidence, weight)(wanted)
         misfit = np.linalg.norm(incidence @ moved - wanted, axis=1)
-        if scale == bend and np.abs(moved - before).max() < 1e-3:
+        if scale == bend and np.quantile(np.abs(moved - before), 0.999) < SETTLED:
             break
         # The scale shrinks step by step: early solutions are still bent by wrong pairs.
         scale = max(bend, min(scale, 2 * float(misfit[kept].max())) / 2)
