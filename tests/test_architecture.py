@@ -25,19 +25,27 @@ FILE_FREE_FLOORS = {*FLOORS[0], *FLOORS[1]}
 
 
 def rooms() -> list[str]:
-    return sorted(p.stem for p in PACKAGE.glob("*.py") if p.stem != "__init__")
+    """Modules and folders of the package."""
+    found = [*PACKAGE.glob("*.py"), *(p.parent for p in PACKAGE.glob("*/__init__.py"))]
+    return sorted(p.stem for p in found if p.stem != "__init__")
+
+
+def files(room: str) -> list[Path]:
+    folder = PACKAGE / room
+    return sorted(folder.rglob("*.py")) if folder.is_dir() else [folder.with_suffix(".py")]
 
 
 def imports(room: str) -> list[tuple[str, bool]]:
     """(imported module, whether at the top of the file) for every import of a room."""
-    tree = ast.parse((PACKAGE / f"{room}.py").read_text(encoding="utf-8"))
     found = []
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            found += [(alias.name, node in tree.body) for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names = [f"{node.module}.{a.name}" for a in node.names]
-            found += [(n, node in tree.body) for n in names]
+    for path in files(room):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                found += [(alias.name, node in tree.body) for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                names = [f"{node.module}.{a.name}" for a in node.names]
+                found += [(n, node in tree.body) for n in names]
     return found
 
 

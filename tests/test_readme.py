@@ -49,11 +49,11 @@ def test_the_two_set_up_commands_are_single_lines() -> None:
 
 
 def test_commands_of_the_readme_exist() -> None:
-    from mosaicreg.cli import main
+    from mosaicreg.cli import COMMANDS
 
     lines = "\n".join([*blocks("sh"), *re.findall(r"`([^`\n]+)`", README)])
     commands = re.findall(r"(?:^|&& )mosaicreg (\w+)", lines, re.MULTILINE)
-    assert {"demo", "stitch", "register"} <= set(commands) <= set(main.commands)
+    assert {"demo", "stitch", "register"} <= set(commands) <= set(COMMANDS)
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: p.name)

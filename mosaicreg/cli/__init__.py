@@ -1,0 +1,155 @@
+"""The command line: options, messages and exit codes over the public functions, nothing else.
+
+Exit codes: 0 success, 2 bad usage or bad input, 3 the result could not be trusted (and is written).
+Each family of commands is a module of this folder, loaded when one of its commands is asked for;
+heavy imports happen inside the commands, so that --help answers at once.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import click
+
+TRUSTED, BAD_INPUT, DOUBTFUL = 0, 2, 3
+
+COMMANDS = {
+    "stitch": "stitching",
+    "register": "stitching",
+    "assemble": "stitching",
+    "info": "looking",
+    "demo": "trying",
+}
+"""Module of this folder where each command lives, in the order that help lists them."""
+
+Command = Callable[..., Any]
+
+
+class Fractions(click.ParamType):  # type: ignore[type-arg]  # not generic before click 8.3
+    """``0.1`` or ``0.1,0.2`` (y, x)."""
+
+    name = "fraction[,fraction]"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[float, float]:
+        """Parse and check the range."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            numbers = [float(v) for v in str(value).split(",")]
+        except ValueError:
+            numbers = []
+        if len(numbers) not in (1, 2) or not all(0 <= n < 1 for n in numbers):
+            self.fail(f"{value!r} is not one or two (y,x) fractions from 0 to below 1", param, ctx)
+        return numbers[0], numbers[-1]
+
+
+class Sides(click.ParamType):  # type: ignore[type-arg]
+    """``512`` or ``512,1024`` (y, x)."""
+
+    name = "px[,px]"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, int]:
+        """Parse and check the range."""
+        if isinstance(value, tuple):
+            return value
+        parts = str(value).split(",")
+        if len(parts) not in (1, 2) or not all(p.strip().isdigit() and int(p) > 0 for p in parts):
+            self.fail(f"{value!r} is not one or two (y,x) whole numbers above 0", param, ctx)
+        return int(parts[0]), int(parts[-1])
+
+
+def option_group(*options: Command) -> Callable[[Command], Command]:
+    """Several options as one decorator, shown in this order."""
+
+    def decorate(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+PATH = click.Path(path_type=Path)
+
+input_options = option_group(
+    click.option("--positions", type=PATH, metavar="FILE",
+                 help="Where tiles lie: .csv (tile,y,x), TileConfiguration .txt, .mosaic, .json."),
+    click.option("--pattern", metavar="TEXT",
+                 help='Row and column in names, e.g. "r{row}_c{col}.png"; common ones guessed.'),
+    click.option("--overlap", type=Fractions(),
+                 help="Overlap of neighbours as a fraction of the tile, one number or y,x."),
+    click.option("--pixel-size", type=click.FloatRange(min=0, min_open=True), metavar="UM",
+                 help="Size of a pixel in micrometre."),
+)  # fmt: skip
+
+register_options = option_group(
+    click.option("--channel", type=click.IntRange(min=0), default=0, show_default=True,
+                 help="Channel to register on; all channels are carried through."),
+    click.option("--plane", type=click.IntRange(min=0), default=0, show_default=True,
+                 help="Plane (z) to register on; all planes are carried through."),
+    click.option("--max-shift", type=click.FloatRange(min=1), metavar="PX",
+                 help="How far a tile may be from where the stage puts it, per axis. "
+                      "[default: 5 % of the longest tile side, at least 16]"),
+    click.option("--max-doubtful", type=click.FloatRange(0, 1), default=0.25, show_default=True,
+                 metavar="SHARE",
+                 help="Exit code 3 when more than this share of tiles is not measured."),
+)  # fmt: skip
+
+output_options = option_group(
+    click.option("--blend", type=click.Choice(["linear", "nearest", "mean", "max", "first"]),
+                 default="linear", show_default=True,
+                 help="What a pixel shows that several tiles own."),
+    click.option("--interpolation", type=click.Choice(["linear", "nearest"]), default="linear",
+                 show_default=True,
+                 help="Place tiles to a fraction of a pixel, or copy pixels as they are."),
+    click.option("--fill", type=float, default=0.0, show_default=True,
+                 help="Value of pixels that no tile owns."),
+    click.option("--chunk", type=Sides(), default="512", show_default=True,
+                 help="Chunk of the archive, one number or y,x."),
+    click.option("--shard", type=Sides(), default="4096", show_default=True,
+                 help="Shard (file) of the archive, a whole number of chunks."),
+    click.option("--no-pyramid", is_flag=True, help="Write the finest level only."),
+    click.option("--overwrite", is_flag=True, help="Replace an archive that exists."),
+)  # fmt: skip
+
+run_options = option_group(
+    click.option("--scheduler", metavar="ADDRESS", help="A running dask scheduler, tcp://..."),
+    click.option("--workers", type=click.IntRange(min=1), metavar="N",
+                 help="How many tasks at a time on this machine. [default: one per core]"),
+    click.option("--memory-limit", metavar="SIZE",
+                 help="Memory of each worker, e.g. 2GB; starts worker processes."),
+    click.option("--quiet", is_flag=True, help="No progress, only the result."),
+)  # fmt: skip
+
+
+class LazyGroup(click.Group):
+    """Commands named in `COMMANDS`, their modules imported when they are asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """All names."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command, or None."""
+        if cmd_name not in COMMANDS:
+            return None
+        module = import_module(f"mosaicreg.cli.{COMMANDS[cmd_name]}")
+        command: click.Command = getattr(module, cmd_name)
+        return command
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Start with:  mosaicreg demo",
+)
+@click.version_option(package_name="mosaicreg")
+def main() -> None:
+    """Overlapping image tiles to one zarr mosaic, larger than memory, on dask."""
+    # Tasks, not libraries, share out the cores; has to be said before numpy is loaded.
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(name, "1")

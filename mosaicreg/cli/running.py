@@ -1,0 +1,172 @@
+"""What the commands share: errors for people, a place to compute, checks, the last words."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mosaicreg.cli import BAD_INPUT, DOUBTFUL
+
+if TYPE_CHECKING:
+    from mosaicreg.layout import Layout
+    from mosaicreg.mosaic import Mosaic
+
+
+@contextmanager
+def errors_for_people() -> Iterator[None]:
+    """Turn errors that people can mend into a message and exit code 2."""
+    from mosaicreg.errors import ImageError, InputError
+
+    try:
+        yield
+    except (InputError, ImageError) as error:
+        click.echo(f"mosaicreg: {error}", err=True)
+        sys.exit(BAD_INPUT)
+
+
+@contextmanager
+def working(options: dict[str, Any]) -> Iterator[Any]:
+    """A place to compute and a progress display, as the options ask."""
+    from mosaicreg.cluster import computing
+    from mosaicreg.progress import show_progress
+
+    where = computing(options["scheduler"], options["workers"], options["memory_limit"])
+    with where as place, show_progress(options["quiet"]) as progress:
+        if not options["quiet"]:
+            click.echo(f"Working {place}", err=True)
+        yield progress
+
+
+def open_tiles(path: Path, options: dict[str, Any]) -> Mosaic:
+    """The tiles at ``path``, with the input options."""
+    from mosaicreg.opening import open_mosaic
+
+    keys = ("positions", "pattern", "overlap", "pixel_size")
+    return open_mosaic(path, **{key: options[key] for key in keys})
+
+
+def registered(mosaic: Mosaic, options: dict[str, Any], progress: Any) -> Layout:
+    """The layout of the tiles, measured and solved."""
+    from mosaicreg.layout import solve_layout
+    from mosaicreg.registration import register
+
+    pairs = register(
+        mosaic,
+        channel=options["channel"],
+        plane=options["plane"],
+        max_shift=options["max_shift"],
+        progress=progress,
+    )
+    return solve_layout(mosaic, pairs, options["max_shift"])
+
+
+def check_output(output: Path, options: dict[str, Any], mosaic: Mosaic) -> None:
+    """Everything about the output that can be known to fail, before anything is written."""
+    from mosaicreg.assembly import check_style
+    from mosaicreg.errors import InputError
+    from mosaicreg.omezarr import Pyramid, check_clear
+    from mosaicreg.registration import checked_neighbours, registration_lead
+
+    check_clear(output, options["overwrite"])
+    if mosaic.reads_from(output):
+        raise InputError(f"{output} holds the tiles themselves; the archive needs another place")
+    Pyramid.plan(
+        (*mosaic.leading, *mosaic.extent),
+        mosaic.dtype,
+        mosaic.axes,
+        chunk=options["chunk"],
+        shard=options["shard"],
+    )
+    check_style(mosaic, options["blend"], options["interpolation"], options["fill"])
+    if options.get("no_register") is False:
+        checked_neighbours(mosaic)
+        registration_lead(mosaic, options["channel"], options["plane"])
+
+
+def check_layout_file(path: Path, overwrite: bool = True) -> None:
+    """Raise InputError where a layout cannot or must not be written to ``path``."""
+    from mosaicreg.errors import InputError
+    from mosaicreg.mosaicfile import check_suffix
+
+    check_suffix(path)
+    if path.exists() and not overwrite:
+        raise InputError(f"{path} exists; choose another name, or replace it with --overwrite")
+
+
+def assemble_archive(
+    mosaic: Mosaic,
+    layout: Layout,
+    output: Path,
+    options: dict[str, Any],
+    provenance: dict[str, Any],
+    progress: Any,
+) -> None:
+    """Compute the mosaic and write the archive, with the output options."""
+    from mosaicreg.archive import write_ome_zarr
+    from mosaicreg.assembly import assemble
+
+    image = assemble(
+        mosaic,
+        layout,
+        blend=options["blend"],
+        interpolation=options["interpolation"],
+        fill=options["fill"],
+        block=options["shard"],
+    )
+    write_ome_zarr(
+        image,
+        output,
+        mosaic=mosaic,
+        layout=layout,
+        chunk=options["chunk"],
+        shard=options["shard"],
+        pyramid=not options["no_pyramid"],
+        overwrite=options["overwrite"],
+        provenance=provenance,
+        progress=progress,
+    )
+
+
+def made_by(mosaic: Mosaic, options: dict[str, Any]) -> dict[str, Any]:
+    """What made the result: version, command, options, digest of the input."""
+    import mosaicreg
+
+    shown = {k: str(v) if isinstance(v, Path) else v for k, v in options.items() if v is not None}
+    return {
+        "version": mosaicreg.__version__,
+        "command": shlex.join(["mosaicreg", *sys.argv[1:]]),
+        "options": shown,
+        "input_digest": mosaic.digest(),
+        "positions": mosaic.origin,
+    }
+
+
+def finish(layout: Layout, options: dict[str, Any], registered: bool) -> None:
+    """Say how far to trust the layout; leave with code 3 where that is not far."""
+    click.echo(layout)
+    if not registered:
+        return
+    if layout.pairs is not None:
+        click.echo(layout.pairs)
+    not_measured = [
+        f"{name} ({verdict})"
+        for name, verdict in zip(layout.names, layout.verdicts, strict=True)
+        if verdict != "measured"
+    ]
+    if not_measured and len(layout) > 1:
+        more = f" and {len(not_measured) - 10} more" if len(not_measured) > 10 else ""
+        click.echo(f"Not measured: {', '.join(not_measured[:10])}{more}")
+    if layout.doubtful > options["max_doubtful"]:
+        click.echo(
+            f"mosaicreg: {layout.doubtful:.0%} of the tiles could not be measured, more than "
+            f"{options['max_doubtful']:.0%}: they lie where the stage put them. Look at the mosaic "
+            "before you use it; --max-shift and --overlap decide where matches are looked for.",
+            err=True,
+        )
+        sys.exit(DOUBTFUL)

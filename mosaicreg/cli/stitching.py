@@ -1,0 +1,122 @@
+"""Tiles to mosaics: stitch, register, assemble."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mosaicreg.cli import PATH, input_options, output_options, register_options, run_options
+from mosaicreg.cli.running import (
+    assemble_archive,
+    check_layout_file,
+    check_output,
+    errors_for_people,
+    finish,
+    made_by,
+    open_tiles,
+    registered,
+    working,
+)
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  mosaicreg stitch tiles/ -o out.ome.zarr
+  mosaicreg stitch tiles/ -o out.ome.zarr --pattern "r{row}_c{col}.png" --overlap 0.1
+  mosaicreg stitch tiles/ -o out.ome.zarr --positions stage.csv --pixel-size 0.325
+  mosaicreg stitch tiles/ -o out.ome.zarr --scheduler tcp://10.0.0.1:8786"""
+)
+@click.argument("input", type=PATH)
+@click.option("-o", "--output", type=PATH, required=True, help="The archive to write, .ome.zarr.")
+@input_options
+@register_options
+@click.option("--no-register", is_flag=True, help="Take the stage's word for all positions.")
+@click.option("--layout-out", type=PATH, metavar="FILE",
+              help="Write the layout too: .csv, .txt, .mosaic or .json.")  # fmt: skip
+@output_options
+@run_options
+def stitch(input: Path, output: Path, **options: Any) -> None:
+    """Register the tiles of INPUT and assemble them into one OME-Zarr mosaic.
+
+    INPUT is a folder or glob of images (TIFF, OME-TIFF, PNG, JPEG, .npy, zarr), or a position file
+    that names them.
+    """
+    from mosaicreg.layout import save_layout, stage_layout
+
+    with errors_for_people():
+        mosaic = open_tiles(input, options)
+        check_output(output, options, mosaic)
+        if options["layout_out"]:
+            check_layout_file(options["layout_out"])
+        click.echo(mosaic)
+        with working(options) as progress:
+            if options["no_register"]:
+                layout = stage_layout(mosaic)
+            else:
+                layout = registered(mosaic, options, progress)
+            provenance = made_by(mosaic, options)
+            if options["layout_out"]:
+                save_layout(options["layout_out"], mosaic, layout, provenance)
+            assemble_archive(mosaic, layout, output, options, provenance, progress)
+        click.echo(f"Wrote {output}")
+        finish(layout, options, registered=not options["no_register"])
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  mosaicreg register tiles/ -o layout.csv
+  mosaicreg register tiles/ -o layout.json --positions stage.csv"""
+)
+@click.argument("input", type=PATH)
+@click.option("-o", "--output", type=PATH, required=True,
+              help="The layout to write: .csv, .txt, .mosaic or .json.")  # fmt: skip
+@input_options
+@register_options
+@click.option("--overwrite", is_flag=True, help="Replace a layout that exists.")
+@run_options
+def register(input: Path, output: Path, **options: Any) -> None:
+    """Register the tiles of INPUT and write where each one lies."""
+    from mosaicreg.layout import save_layout
+
+    with errors_for_people():
+        check_layout_file(output, options["overwrite"])
+        mosaic = open_tiles(input, options)
+        click.echo(mosaic)
+        with working(options) as progress:
+            layout = registered(mosaic, options, progress)
+        save_layout(output, mosaic, layout, made_by(mosaic, options))
+        click.echo(f"Wrote {output}")
+        finish(layout, options, registered=True)
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  mosaicreg assemble layout.csv -o out.ome.zarr
+  mosaicreg assemble TileConfiguration.registered.txt -o out.ome.zarr --blend max"""
+)
+@click.argument("layout", type=PATH)
+@click.option("-o", "--output", type=PATH, required=True, help="The archive to write, .ome.zarr.")
+@click.option("--pixel-size", type=click.FloatRange(min=0, min_open=True), metavar="UM",
+              help="Size of a pixel in micrometre.")  # fmt: skip
+@output_options
+@run_options
+def assemble(layout: Path, output: Path, **options: Any) -> None:
+    """Assemble the tiles that the file LAYOUT names, where it puts them."""
+    from dataclasses import replace
+
+    from mosaicreg.layout import load_layout
+
+    with errors_for_people():
+        mosaic, placed = load_layout(layout)
+        if options["pixel_size"]:
+            mosaic = replace(mosaic, pixel_size=(options["pixel_size"],) * 2)
+        check_output(output, options, mosaic)
+        click.echo(mosaic)
+        with working(options) as progress:
+            assemble_archive(mosaic, placed, output, options, made_by(mosaic, options), progress)
+        click.echo(f"Wrote {output}")
