@@ -212,15 +212,20 @@ def match_strips(fixed: NDArray[Any], moving: NDArray[Any], search: Search) -> M
     )
 
 
-def match_height(fixed: NDArray[Any], moving: NDArray[Any], search: Search) -> float | None:
-    """Only the ``z`` of `match_strips`, for strips known not to overlap: the null of the trust."""
+def rough_match(
+    fixed: NDArray[Any], moving: NDArray[Any], search: Search
+) -> tuple[float, float, float] | None:
+    """(z, dy, dx) as `match_strips` finds them, without refinement: the peak as it stands."""
     strips = _Strips.prepare(fixed, moving, search)
     surface = strips and strips.surface(search)
-    if not surface:
+    if not strips or not surface:
         return None
-    height, valid, _ = surface
+    height, valid, first = surface
     peaks, heights = find_peaks(height, valid, 2)
-    return peak_statistics(height, valid, peaks, heights)[0] if len(peaks) else None
+    if len(peaks) == 0:
+        return None
+    dy, dx = (first + _parabola(height, valid, peaks[0])) * strips.bin_by + search.origin
+    return peak_statistics(height, valid, peaks, heights)[0], float(dy), float(dx)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,16 +1,15 @@
 """`Layout`: where all tiles lie, solved from the accepted pairs at once.
 
 Every accepted pair says that one tile lies at an offset from another; the stage says weakly where
-each tile is. One sparse least-squares problem, made robust by reweighting (Cauchy weights with a
-shrinking scale, Holland & Welsch 1977), gives all positions. Tiles that accepted pairs link form a
-part; inside a part the stage has no say but for the part's place as a whole, so parts lie to each
-other as the stage says.
+each tile is. Tiles that accepted pairs link form a part; inside a part the stage has no say but for
+the part's place as a whole, so parts lie to each other as the stage says. How it is solved is in
+`mosaicreg.solving`.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,42 +17,30 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_array, csc_array, csr_array, diags_array
-from scipy.sparse.csgraph import connected_components
-from scipy.sparse.linalg import splu
 
+from mosaicreg.constraints import Constraints
+from mosaicreg.errors import InputError
 from mosaicreg.geometry import FloatArray, IntArray, bounding_box, owned_boxes
-from mosaicreg.mosaic import Mosaic
+from mosaicreg.mosaic import Mosaic, as_names
 from mosaicreg.mosaicfile import PositionTable, plain, read_positions, write_positions
 from mosaicreg.opening import PATH_COLUMN, open_mosaic
 from mosaicreg.pairs import Pairs
+from mosaicreg.solving import (
+    DISTORTION,
+    Edges,
+    part_medians,
+    parts_of,
+    renumbered,
+    rms_per_tile,
+    sigma_per_tile,
+    solve_robustly,
+)
 from mosaicreg.source import FileSource, Names
 from mosaicreg.stage import stage_matrix
 from mosaicreg.tables import columns_html
 
 STAGE, MEASURED, CONFLICT = 0, 1, 2
 VERDICT_NAMES = np.array(["stage", "measured", "conflict"])
-
-SIGMA_FLOOR = 0.003
-"""px; no offset is believed better than this: detail finer than the pixels biases it."""
-DISTORTION = 1e-3
-"""How far tiles may be bent against each other, as a share of their longest side, at least 1 px.
-
-Offsets that are right differ from the best rigid layout by about this much; a wrong peak lies
-anywhere in the window. The bound is not estimated from the misfits: in a small mosaic a few wrong
-pairs would raise it until they pass, or the fit would please most pairs exactly and blame the
-bending on the rest."""
-OUTLIER = 3.0
-"""A pair further off than this many times the distortion disagrees with the solution."""
-REDUNDANT, REDUNDANT_PAIRS, CLEARLY_OFF = 0.25, 40, 8.0
-"""With so large a share of spare pairs, among so many, the misfits themselves show how much tiles
-are bent; then a pair also disagrees that is so many standard deviations off."""
-EXACT_PAIRS, PROJECTIONS = 1500, 32
-"""Up to so many pairs the covariance is exact; with more, it is taken from so many mixtures."""
-SETTLED = 0.01
-"""px; trust in pairs is settled when hardly a tile moves further from one step to the next."""
-STEPS = 30
-"""Most reweighting steps; the usual number is ten."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,8 +93,12 @@ class Layout:
 
     @property
     def doubtful(self) -> float:
-        """Share of the tiles that are not measured; 0 for a single tile."""
-        return 0.0 if len(self) == 1 else 1 - self.counts["measured"] / len(self)
+        """Share of the tiles not measured against the largest part; 0 for a single tile.
+
+        Other parts lie to it only as the stage says, however well their tiles fit each other.
+        """
+        trusted = (self.verdict_codes == MEASURED) & (self.parts == 0)
+        return 0.0 if len(self) == 1 else 1 - float(trusted.mean())
 
     def columns(self) -> dict[str, NDArray[Any]]:
         """Further columns of a layout file, by name."""
@@ -178,7 +169,12 @@ def layout_from_columns(mosaic: Mosaic, columns: Mapping[str, Any]) -> Layout:
     )
 
 
-def solve_layout(mosaic: Mosaic, pairs: Pairs, max_shift: float | None = None) -> Layout:
+def solve_layout(
+    mosaic: Mosaic,
+    pairs: Pairs,
+    max_shift: float | None = None,
+    constraints: Constraints | None = None,
+) -> Layout:
     """All positions at once from the accepted pairs.
 
     Args:
@@ -186,44 +182,62 @@ def solve_layout(mosaic: Mosaic, pairs: Pairs, max_shift: float | None = None) -
         pairs: as `mosaicreg.register` gives them; rejected ones have no influence.
         max_shift: px per axis; within its part no tile leaves this window around where the stage,
             its matrix fitted, puts it. `Mosaic.max_shift` where None.
+        constraints: what people know better; it goes before everything else.
 
     Returns:
-        The layout, its smallest y and x at 0.
+        The layout, its smallest y and x at 0, or, with pinned tiles, where they hold it.
     """
+    n = len(mosaic)
     window = mosaic.max_shift if max_shift is None else float(max_shift)
-    use = np.flatnonzero(pairs.accepted)
-    edges = _Edges(
+    allowed = pairs.accepted
+    if constraints is not None:
+        allowed &= ~_forbidden(pairs, constraints)
+    use = np.flatnonzero(allowed)
+    edges = Edges(
         pairs.fixed[use], pairs.moving[use], pairs.offsets[use], pairs.sigma[use], len(mosaic)
     )
     told = mosaic.positions[edges.moving] - mosaic.positions[edges.fixed]
     matrix = stage_matrix(told, edges.offset)
-    model = mosaic.positions @ matrix.T
-    scale = max(1.0, DISTORTION * float(mosaic.shapes.max()))
-    kept = np.ones(len(use), dtype=bool)
-    strays = np.zeros(len(mosaic), dtype=bool)
+    centre = mosaic.positions.mean(axis=0)
+    model = centre + (mosaic.positions - centre) @ matrix.T
+    pinned = constraints is not None and len(constraints.pinned) > 0
+    if constraints is not None:
+        edges = _with_constraints(edges, constraints, pinned)
+    if pinned:
+        model = np.vstack([model, np.zeros(2)])  # the ground that pins stand on
+    bend = max(1.0, DISTORTION * float(mosaic.shapes.max()))
+    kept = np.ones(len(edges), dtype=bool)
+    free = edges.per_tile(edges.certain.astype(np.float64)) == 0
+    strays = np.zeros(edges.tiles, dtype=bool)
     while True:
-        moved, agree, weight = _solve_robustly(edges, model, kept, scale)
-        parts = _parts(edges, agree)
+        moved, agree, weight = solve_robustly(edges, model, kept, bend)
+        parts = parts_of(edges, agree)
         moved[np.bincount(parts)[parts] == 1] = 0
-        out = (np.abs(moved - _part_medians(moved, parts)) > window).any(axis=1) & ~strays
+        away = np.abs(moved - part_medians(moved, parts)) > window
+        out = away.any(axis=1) & free & ~strays
         if not out.any():
             break
         # A tile outside its window cannot be right: none of its pairs is believed.
         strays |= out
-        kept &= ~(strays[edges.fixed] | strays[edges.moving])
+        kept &= edges.certain | ~(strays[edges.fixed] | strays[edges.moving])
+    if pinned:
+        moved[parts == parts[n]] -= moved[n]
     positions = model + moved
     misfit = edges.misfit(positions)
-    shift = positions.min(axis=0)
+    sigmas = sigma_per_tile(edges, weight, parts)[:n]
+    residuals = rms_per_tile(edges, misfit, agree)[:n]
+    positions, parts = positions[:n], renumbered(parts[:n])
+    shift = np.zeros(2) if pinned else positions.min(axis=0)
     stage = mosaic.positions + np.median(positions - mosaic.positions, axis=0)
     used = np.zeros(len(pairs), dtype=bool)
-    used[use] = agree
+    used[use] = agree[: len(use)]
     return Layout(
         names=mosaic.names,
         positions=positions - shift,
         shapes=mosaic.shapes,
-        verdict_codes=_verdicts(edges, agree, strays),
-        residuals=_rms_per_tile(edges, misfit, agree),
-        sigmas=_sigma_per_tile(edges, weight, parts),
+        verdict_codes=_verdicts(edges, agree, strays)[:n],
+        residuals=residuals,
+        sigmas=sigmas,
         parts=parts,
         rms=float(np.sqrt(np.mean(misfit[agree] ** 2))) if agree.any() else float("nan"),
         stage=stage - shift,
@@ -233,202 +247,54 @@ def solve_layout(mosaic: Mosaic, pairs: Pairs, max_shift: float | None = None) -
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Edges:
-    """Accepted pairs as columns: moving lies at ``offset`` from fixed, known to ``sigma`` px."""
+def solve_again(
+    mosaic: Mosaic,
+    layout: Layout,
+    max_shift: float | None = None,
+    constraints: Constraints | None = None,
+) -> Layout:
+    """Solve a layout's own pairs once more, from the stage positions it remembers.
 
-    fixed: IntArray
-    moving: IntArray
-    offset: FloatArray
-    sigma: FloatArray
-    tiles: int
-
-    def __len__(self) -> int:
-        return len(self.fixed)
-
-    def misfit(self, positions: FloatArray) -> FloatArray:
-        """(m,) px, how far each pair is from ``positions``."""
-        found: FloatArray = np.linalg.norm(
-            positions[self.moving] - positions[self.fixed] - self.offset, axis=1
-        )
-        return found
-
-    def per_tile(self, values: NDArray[Any]) -> NDArray[Any]:
-        """(n,) sums of one value per pair over the pairs of each tile."""
-        return np.bincount(self.fixed, values, self.tiles) + np.bincount(
-            self.moving, values, self.tiles
-        )
-
-    def incidence(self) -> csr_array:
-        """(m, n) matrix that takes positions to offsets."""
-        m = len(self)
-        rows = np.tile(np.arange(m), 2)
-        signs = np.repeat([-1.0, 1.0], m)
-        columns = np.concatenate([self.fixed, self.moving])
-        return coo_array((signs, (rows, columns)), shape=(m, self.tiles)).tocsr()
-
-
-def _solve_robustly(
-    edges: _Edges, model: FloatArray, kept: NDArray[np.bool_], bend: float
-) -> tuple[FloatArray, NDArray[np.bool_], FloatArray]:
-    """Reweighted least squares over the pairs ``kept``, which may misfit by about ``bend`` px.
-
-    Returns:
-        ``(moved, agree, weight)``: (n, 2) how far each tile moves from ``model``, (m,) which pairs
-        agree with that, and (m,) their final weights in 1 / px^2.
+    Raises:
+        InputError: where the layout does not hold its pairs.
     """
-    moved = np.zeros_like(model)
-    agree, weight = kept.copy(), np.zeros(len(edges))
-    if not kept.any():
-        return moved, agree, weight
-    incidence = edges.incidence()
-    # Solving for the move, not the position, keeps full precision in mosaics of a million pixels.
-    wanted = edges.offset - (model[edges.moving] - model[edges.fixed])
-    variance = edges.sigma**2 + SIGMA_FLOOR**2
-    trust, scale = np.ones(len(edges)), np.inf
-    for _ in range(STEPS):
-        before = moved
-        weight = np.where(kept, trust / variance, 0.0)
-        moved = _least_squares(incidence, weight)(wanted)
-        misfit = np.linalg.norm(incidence @ moved - wanted, axis=1)
-        if scale == bend and np.quantile(np.abs(moved - before), 0.999) < SETTLED:
-            break
-        # The scale shrinks step by step: early solutions are still bent by wrong pairs.
-        scale = max(bend, min(scale, 2 * float(misfit[kept].max())) / 2)
-        trust = 1 / (1 + (misfit / scale) ** 2)
-        believed = np.where(kept & (misfit <= OUTLIER * scale), trust, 0.0)
-        variance = edges.sigma**2 + SIGMA_FLOOR**2 + _bending(edges, misfit, believed)[0]
-    agree = kept & (misfit <= OUTLIER * bend)
-    for _ in range(STEPS):
-        bending, spare = _bending(edges, misfit, agree.astype(np.float64))
-        variance = edges.sigma**2 + SIGMA_FLOOR**2 + bending
-        limit = np.full(len(edges), OUTLIER * bend)
-        if spare > REDUNDANT and np.count_nonzero(agree) > REDUNDANT_PAIRS:
-            limit = np.clip(CLEARLY_OFF * np.sqrt(2 * variance), 0.3, limit)
-        trust = 1 / (1 + (misfit / bend) ** 2)
-        weight = np.where(agree, trust / variance, 0.0)
-        moved = _least_squares(incidence, weight)(wanted)
-        misfit = np.linalg.norm(incidence @ moved - wanted, axis=1)
-        before, agree = agree, kept & (misfit <= limit)
-        if (agree == before).all():
-            break
-    return moved, agree, np.where(agree, weight, 0.0)
-
-
-def _bending(edges: _Edges, misfit: FloatArray, trust: FloatArray) -> tuple[float, float]:
-    """px^2 per axis by which pairs misfit beyond their standard errors: tiles are bent.
-
-    Also the share of the pairs that the positions do not use up. Pairs that are known best tell
-    most, as far as the bending leaves them known.
-    """
-    pairs = int(np.count_nonzero(trust))
-    linked = int(np.count_nonzero(edges.per_tile((trust > 0).astype(np.float64))))
-    spare = (pairs - linked + 1) / max(1, pairs)
-    if spare <= 0:
-        return 0.0, 0.0
-    own = edges.sigma**2 + SIGMA_FLOOR**2
-    # The positions have taken up a share of the misfit, as large as their share of the numbers.
-    excess = misfit**2 / (2 * spare) - own
-    bending = 0.0
-    for _ in range(10):
-        weight = trust / (own + bending) ** 2
-        bending = max(0.0, float(np.average(excess, weights=weight)))
-    return bending, spare
-
-
-def _least_squares(incidence: csr_array, weight: FloatArray) -> Callable[[FloatArray], FloatArray]:
-    """The function that minimises ``sum weight |incidence @ moved - wanted|^2`` over ``moved``.
-
-    Very weakly it minimises ``|moved|^2`` too, which puts the mean move of each part at 0: the part
-    stays where the stage has it. It takes ``wanted`` (m, k), k problems at once, to (n, k).
-    """
-    weak = 1e-9 * float(np.median(weight[weight > 0])) if weight.any() else 1.0
-    normal = incidence.T @ diags_array(weight) @ incidence
-    normal = csc_array(normal + weak * diags_array(np.ones(normal.shape[0])))
-    factor = splu(
-        normal,
-        permc_spec="MMD_AT_PLUS_A",
-        diag_pivot_thresh=0.0,
-        options={"SymmetricMode": True},
+    if layout.pairs is None or layout.stage is None:
+        raise InputError("this layout does not hold the pairs it was solved from; a .json one does")
+    return solve_layout(
+        mosaic.moved(layout.stage, mosaic.origin), layout.pairs, max_shift, constraints
     )
 
-    def solve(wanted: FloatArray) -> FloatArray:
-        moved: FloatArray = factor.solve(incidence.T @ (weight[:, None] * wanted))
-        return moved
 
-    return solve
-
-
-def _parts(edges: _Edges, agree: NDArray[np.bool_]) -> IntArray:
-    """(n,) number of the part of each tile, the largest part first, then by lowest tile."""
-    fixed, moving = edges.fixed[agree], edges.moving[agree]
-    links = coo_array((np.ones(len(fixed)), (fixed, moving)), shape=(edges.tiles, edges.tiles))
-    count, label = connected_components(links, directed=False)
-    size = np.bincount(label, minlength=count)
-    first = np.full(count, edges.tiles)
-    np.minimum.at(first, label, np.arange(edges.tiles))
-    rank = np.empty(count, dtype=np.int64)
-    rank[np.lexsort((first, -size))] = np.arange(count)
-    parts: IntArray = rank[label]
-    return parts
+def _forbidden(pairs: Pairs, constraints: Constraints) -> NDArray[np.bool_]:
+    """(m,) which pairs people forbade."""
+    low, high = np.minimum(pairs.fixed, pairs.moving), np.maximum(pairs.fixed, pairs.moving)
+    top = int(max(high.max(initial=0), constraints.forbidden.max(initial=0))) + 1
+    keys = constraints.forbidden[:, 0] * top + constraints.forbidden[:, 1]
+    return np.isin(low * top + high, keys)
 
 
-def _part_medians(values: FloatArray, parts: IntArray) -> FloatArray:
-    """(n, 2) median over each tile's part, for every tile."""
-    order = np.argsort(parts, kind="stable")
-    size = np.bincount(parts)
-    ends = np.cumsum(size)
-    result = values.copy()
-    for part in np.flatnonzero(size > 1):
-        members = order[ends[part] - size[part] : ends[part]]
-        result[members] = np.median(values[members], axis=0)
-    return result
+def _with_constraints(edges: Edges, constraints: Constraints, pinned: bool) -> Edges:
+    """The pairs, and matches and pins as pairs beyond doubt; pins are pairs with the ground."""
+    ground = np.full(len(constraints.pinned), edges.tiles)
+    added = len(constraints.matched) + len(constraints.pinned)
+    return Edges(
+        fixed=np.concatenate([edges.fixed, constraints.matched[:, 0], ground]),
+        moving=np.concatenate([edges.moving, constraints.matched[:, 1], constraints.pinned]),
+        offset=np.concatenate([edges.offset, constraints.offsets, constraints.places]),
+        sigma=np.concatenate([edges.sigma, constraints.match_sigma, constraints.pin_sigma]),
+        tiles=edges.tiles + pinned,
+        certain=np.concatenate([edges.certain, np.ones(added, dtype=bool)]),
+    )
 
 
 def _verdicts(
-    edges: _Edges, agree: NDArray[np.bool_], strays: NDArray[np.bool_]
+    edges: Edges, agree: NDArray[np.bool_], strays: NDArray[np.bool_]
 ) -> NDArray[np.uint8]:
     good = edges.per_tile(agree.astype(np.float64))
     bad = edges.per_tile((~agree).astype(np.float64))
     verdicts = np.where(good > 0, MEASURED, STAGE)
     verdicts[((bad >= good) & (bad > 0)) | strays] = CONFLICT
     return verdicts.astype(np.uint8)
-
-
-def _rms_per_tile(edges: _Edges, misfit: FloatArray, agree: NDArray[np.bool_]) -> FloatArray:
-    count = edges.per_tile(agree.astype(np.float64))
-    total = edges.per_tile(np.where(agree, misfit**2, 0.0))
-    mean: FloatArray = np.divide(total, count, out=np.full(edges.tiles, np.nan), where=count > 0)
-    return np.sqrt(mean)
-
-
-def _sigma_per_tile(edges: _Edges, weight: FloatArray, parts: IntArray) -> FloatArray:
-    """Standard error of each position against the mean of its part, from the solver's covariance.
-
-    The solve is linear in the offsets, so what it makes of one standard error in each pair, summed
-    in squares, is the variance. For many pairs a few random mixtures of their errors stand for all
-    (a random projection keeps the length of every row: Johnson & Lindenstrauss 1984; with 32 of
-    them sigma is right to about an eighth).
-    """
-    used = np.flatnonzero(weight > 0)
-    exact = len(used) <= EXACT_PAIRS
-    columns = len(used) if exact else PROJECTIONS
-    scale = 1 / np.sqrt(weight[used])
-    signs = np.random.default_rng(0).integers(0, 2, (columns, len(used))) * 2.0 - 1
-    solve = _least_squares(edges.incidence(), weight)
-    size = np.bincount(parts)
-    variance = np.zeros(edges.tiles)
-    for first in range(0, columns, 8):
-        errors = np.zeros((len(edges), min(8, columns - first)))
-        for k in range(errors.shape[1]):
-            chosen = slice(first + k, first + k + 1) if exact else slice(None)
-            errors[used[chosen], k] = scale[chosen] if exact else scale * signs[first + k]
-        moved = solve(errors)
-        for k in range(errors.shape[1]):
-            mean = np.bincount(parts, moved[:, k]) / size
-            variance += (moved[:, k] - mean[parts]) ** 2
-    sigma = np.sqrt(variance if exact else variance / columns)
-    return np.where(edges.per_tile((weight > 0).astype(np.float64)) > 0, sigma, np.nan)
 
 
 def save_layout(
@@ -456,14 +322,19 @@ def save_layout(
     write_positions(path, table, layout.shapes)
 
 
-def load_layout(path: Path) -> tuple[Mosaic, Layout]:
+def load_layout(path: Path, need_tiles: bool = True) -> tuple[Mosaic, Layout]:
     """The tiles that a layout file names, at its positions, and the layout itself.
 
+    Args:
+        path: any format that `save_layout` writes.
+        need_tiles: whether the tiles' files must be there; without them only a ``.json`` layout
+            knows enough, and the mosaic cannot be read from.
+
     Raises:
-        InputError: where the file or the tiles that it names cannot be read.
+        InputError: where the file, or the tiles that it names and that are needed, cannot be read.
     """
-    mosaic = open_mosaic(path)
     table = read_positions(path)
+    mosaic = open_mosaic(path) if need_tiles else _without_tiles(path, table)
     layout = layout_from_columns(mosaic, table.columns)
     if "pairs" in table.facts:
         pairs = Pairs.from_columns(table.facts["pairs"], table.facts.get("null_z", ()))
@@ -475,6 +346,21 @@ def load_layout(path: Path) -> tuple[Mosaic, Layout]:
             rms=float(table.facts["rms"] if table.facts["rms"] is not None else "nan"),
         )
     return mosaic, layout
+
+
+def _without_tiles(path: Path, table: PositionTable) -> Mosaic:
+    """The mosaic of a layout that holds all about its tiles but their pixels."""
+    if not {"height", "width"} <= set(table.columns):
+        raise InputError(f"{path} does not say how large tiles are; a .json layout does")
+    files = [str(p) for p in table.columns.get(PATH_COLUMN, table.names)]
+    shapes = np.stack([np.array(table.columns[key]) for key in ("height", "width")], axis=1)
+    return Mosaic(
+        names=as_names(table.names),
+        positions=table.positions,
+        shapes=shapes,
+        source=FileSource(path.parent, as_names(files), np.dtype(np.uint8), ()),
+        origin=f"from {path.name}",
+    )
 
 
 def _files_from(folder: Path, mosaic: Mosaic) -> list[str]:

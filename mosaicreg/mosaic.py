@@ -46,6 +46,7 @@ class Mosaic:
         pixel_size: (y, x) in micrometre, where known.
         channels: names of the channels, where known.
         origin: where the positions come from, in words.
+        skipped: why tiles were left out, one sentence each.
 
     Raises:
         InputError: where columns do not fit each other, or positions are not finite.
@@ -59,6 +60,7 @@ class Mosaic:
     pixel_size: tuple[float, float] | None = None
     channels: tuple[str, ...] = ()
     origin: str = "given"
+    skipped: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         n = len(self.source)

@@ -52,6 +52,7 @@ def open_mosaic(
     pattern: str | None = None,
     overlap: float | tuple[float, float] | None = None,
     pixel_size: float | None = None,
+    skip_bad_tiles: bool = False,
 ) -> Mosaic:
     """Open tiles without reading a pixel.
 
@@ -64,6 +65,8 @@ def open_mosaic(
             text. Guessed for common names. Goes before files found and metadata.
         overlap: of neighbours, a fraction of the tile, one number or (y, x); with names only.
         pixel_size: micrometre, of square pixels; goes before what the images say.
+        skip_bad_tiles: leave out tiles whose files are unreadable or cut short;
+            `Mosaic.skipped` says which and why.
 
     Raises:
         InputError: all problems found, together: unreadable or truncated files, mixed types or
@@ -80,7 +83,7 @@ def open_mosaic(
         found = _listed(path)
         if pattern is None:
             found = _matched(found, Path(positions) if positions else _position_file(found))
-    headers = _read_headers(found)
+    found, headers, skipped = _read_headers(found, skip_bad_tiles)
     _check_alike(found.files, headers)
     first = headers[0]
     size = (pixel_size, pixel_size) if pixel_size else first.pixel_size
@@ -108,6 +111,7 @@ def open_mosaic(
         pixel_size=size,
         channels=first.channels,
         origin=origin,
+        skipped=skipped,
     )
 
 
@@ -228,8 +232,11 @@ def _short_names(files: list[str]) -> list[str]:
 # --- headers -------------------------------------------------------------------------------------
 
 
-def _read_headers(found: _Found) -> list[Header]:
-    """All headers, read in parallel; all failures in one error."""
+def _read_headers(found: _Found, skip_bad: bool) -> tuple[_Found, list[Header], tuple[str, ...]]:
+    """The files that can be read, their headers, and why others are left out, if they may be.
+
+    Headers are read in parallel; all failures come in one error.
+    """
 
     def attempt(name: str) -> Header | ImageError:
         try:
@@ -240,10 +247,14 @@ def _read_headers(found: _Found) -> list[Header]:
     with ThreadPoolExecutor(HEADER_THREADS) as pool:
         results = list(pool.map(attempt, found.files))
     headers = [r for r in results if isinstance(r, Header)]
-    problems = [str(r) for r in results if isinstance(r, ImageError)]
-    if problems:
+    problems = tuple(str(r) for r in results if isinstance(r, ImageError))
+    if problems and not (skip_bad and headers):
         raise InputError(f"{len(problems)} of {len(results)} tiles cannot be used", problems)
-    return headers
+    kept = [k for k, r in enumerate(results) if isinstance(r, Header)]
+    table = found.table
+    if table is not None:
+        table = PositionTable([table.names[k] for k in kept], table.positions[kept])
+    return replace(found, files=[found.files[k] for k in kept], table=table), headers, problems
 
 
 def _check_alike(files: list[str], headers: list[Header]) -> None:

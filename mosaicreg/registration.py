@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from mosaicreg.alignment import AlignmentRecord
 from mosaicreg.cluster import Progress, delayed_call, one_blas_thread, run_tasks
-from mosaicreg.correlate import Search, find_offset, match_height, match_strips, plan_search
+from mosaicreg.correlate import Search, find_offset, match_strips, plan_search, rough_match
 from mosaicreg.errors import InputError
 from mosaicreg.geometry import Box, FloatArray, IntArray
 from mosaicreg.mosaic import Mosaic
@@ -222,9 +222,9 @@ class _Null:
             for other, strip in kept:
                 if self._apart(tile, other) and _fits(strip, search.moving.shape):
                     rows, cols = search.moving.shape
-                    z = match_height(fixed, strip[:rows, :cols], search)
-                    if z is not None:
-                        self.heights.append(z)
+                    match = rough_match(fixed, strip[:rows, :cols], search)
+                    if match is not None:
+                        self.heights.append(match[0])
                     break
         kept.append((int(self.batch.pairs[row, 1]), moving.copy()))
 

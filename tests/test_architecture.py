@@ -14,8 +14,17 @@ FLOORS = (
     ("errors", "tables", "geometry", "alignment"),
     ("subpixel", "correlate", "render"),
     ("imagefile", "source", "mosaicfile", "omezarr"),
-    ("mosaic", "opening", "stage", "pairs", "layout", "synthetic"),
-    ("cluster", "registration", "assembly", "archive", "inspection", "report", "progress"),
+    ("mosaic", "opening", "stage", "pairs", "constraints", "solving", "layout", "synthetic"),
+    (
+        "cluster",
+        "registration",
+        "assembly",
+        "archive",
+        "inspection",
+        "report",
+        "doctor",
+        "progress",
+    ),
     ("demo", "cli", "__main__"),
 )
 ORDER = {room: k for k, room in enumerate(room for floor in FLOORS for room in floor)}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -47,9 +47,11 @@ def test_every_command_has_help_with_examples(command) -> None:
 def test_help_answers_at_once() -> None:
     spent = []
     for _ in range(3):
-        start = time.perf_counter()
+        # Processor time: how busy the machine is with other tests must not matter.
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         assert run("--help").returncode == 0
-        spent.append(time.perf_counter() - start)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        spent.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     assert min(spent) < 0.3
 
 
@@ -147,12 +149,75 @@ def test_a_mosaic_that_could_not_be_measured_ends_with_3_and_is_written(tmp_path
     options = ("--overlap", 0.2, "--layout-out", tmp_path / "a.csv")
     result = run("stitch", tmp_path / "t", "-o", tmp_path / "a.ome.zarr", *options)
     assert result.returncode == 3
-    assert "100% of the tiles could not be measured, more than 25%" in result.stderr
+    assert "100% of the tiles could not be measured against the largest part" in result.stderr
     assert "Not measured: r0_c0.tif (stage)" in result.stdout
     assert zarr.open_array(str(tmp_path / "a.ome.zarr" / "0"), mode="r")[:].any()
     accepting = ("--overwrite", "--max-doubtful", 1)
     again = run("stitch", tmp_path / "t", "-o", tmp_path / "a.ome.zarr", *options, *accepting)
     assert again.returncode == 0
+
+
+def test_a_truncated_tile_can_be_left_out_and_is_named(tiles, tmp_path) -> None:
+    bad = sorted(tiles.glob("*.tif"))[5]
+    bad.write_bytes(bad.read_bytes()[:-500])
+    out = tmp_path / "a.ome.zarr"
+    refused = run("stitch", tiles, "-o", out)
+    assert refused.returncode == 2
+    assert f"{bad.name}: cut short" in refused.stderr
+    result = run("stitch", tiles, "-o", out, "--skip-bad-tiles")
+    assert result.returncode == 0, result.stderr
+    assert "Left out 1 tiles that cannot be read" in result.stderr
+    assert bad.name in result.stderr
+    assert "11 measured" in result.stdout
+    content = json.loads(run("info", out, "--json").stdout)
+    assert content["tiles"] == 11
+    assert bad.name in content["provenance"]["skipped"][0]
+
+
+def test_knowing_better_is_solved_in_no_time_and_without_pixels(
+    tiles, acquisition, tmp_path
+) -> None:
+    assert run("register", tiles, "-o", tmp_path / "a.json").returncode == 0
+    for path in tiles.glob("*.tif"):
+        path.unlink()
+    first, second = acquisition.names[:2]
+    known = tmp_path / "known.csv"
+    known.write_text(f"kind,tile,other,y,x\npin,{first},,500,700\nforbid,{first},{second},,\n")
+    command = ("solve", tmp_path / "a.json", "-o", tmp_path / "b.csv", "--constraints", known)
+    result = run(*command)
+    assert result.returncode == 0, result.stderr
+    found = positions_of(tmp_path / "b.csv")
+    np.testing.assert_allclose(found[first], (500, 700), atol=1e-3)
+    error = np.array([found[n] for n in acquisition.names]) - acquisition.truth
+    assert np.abs(error - error[0]).max() < 0.15
+
+
+# --- the doctor ----------------------------------------------------------------------------------
+
+
+def test_stitch_asks_the_doctor_when_positions_lead_nowhere(tiles, acquisition, tmp_path) -> None:
+    wrong = tmp_path / "wrong.csv"
+    rows = zip(acquisition.names, acquisition.stage, strict=True)
+    lines = [f"{n},{-y},{x}" for n, (y, x) in rows]
+    wrong.write_text("\n".join(["tile,y,x", *lines]))
+    result = run("stitch", tiles, "-o", tmp_path / "a.ome.zarr", "--positions", wrong)
+    assert result.returncode == 3
+    assert "y runs the other way than the positions say" in result.stderr
+    assert '--stage-matrix="-1,0,0,1"' in result.stderr
+    mended = run("stitch", tiles, "-o", tmp_path / "b.ome.zarr", "--positions", wrong,
+                 "--stage-matrix=-1,0,0,1")  # fmt: skip
+    assert mended.returncode == 0, mended.stderr
+    assert "12 measured" in mended.stdout
+
+
+def test_the_doctor_speaks_to_people_and_programs(tiles, tmp_path) -> None:
+    result = run("doctor", tiles, "-o", tmp_path / "proof.png")
+    assert result.returncode == 0, result.stderr
+    assert "Positions and images agree." in result.stdout
+    assert read_image(tmp_path / "proof.png").shape == (640, 1216)
+    facts = json.loads(run("doctor", tiles, "--json").stdout)
+    assert facts["sure"]
+    assert facts["overlap"][0] == pytest.approx(0.2, abs=0.03)
 
 
 # --- info ----------------------------------------------------------------------------------------
@@ -186,6 +251,8 @@ def test_bad_usage_ends_with_2(tmp_path) -> None:
         ["stitch", tmp_path, "-o", "x", "--overlap", "a,b"],
         ["stitch", tmp_path, "-o", "x", "--chunk", "0"],
         ["stitch", tmp_path, "-o", "x", "--blend", "median"],
+        ["stitch", tmp_path, "-o", "x", "--stage-matrix", "1,0,0"],
+        ["stitch", tmp_path, "-o", "x", "--stage-matrix", "1,1,1,1"],
     ):
         result = run(*arguments)
         assert result.returncode == 2, arguments

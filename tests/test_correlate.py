@@ -12,9 +12,9 @@ from mosaicreg.correlate import (
     bin_mean,
     correlation_surface,
     flatten,
-    match_height,
     match_strips,
     plan_search,
+    rough_match,
 )
 from mosaicreg.geometry import Box
 from mosaicreg.subpixel import smooth
@@ -219,4 +219,4 @@ def test_strips_of_one_column_are_no_evidence() -> None:
     search = plan_search(a.shape, a.shape, (0, 63), (1, 1))
     strips = a[search.fixed.slices], a[search.moving.slices]
     assert match_strips(*strips, search) is None
-    assert match_height(*strips, search) is None
+    assert rough_match(*strips, search) is None

@@ -116,6 +116,15 @@ def test_parts_lie_to_each_other_as_the_stage_says() -> None:
     assert np.abs(gap).max() < 3  # within what 8 px of stage error let the matrix learn
 
 
+def test_parts_of_their_own_are_doubtful_however_well_they_fit() -> None:
+    mosaic, truth = grid_mosaic(4, 9)
+    columns = mosaic.neighbours() % 9
+    apart = (columns == 3).any(axis=1) & (columns == 4).any(axis=1)
+    layout = solve_layout(mosaic, true_pairs(mosaic, truth, ~apart))
+    assert (layout.verdicts == "measured").all()
+    assert layout.doubtful == pytest.approx(16 / 36)
+
+
 def test_a_tile_whose_pairs_contradict_each_other_is_in_conflict() -> None:
     mosaic, truth = grid_mosaic(3, 3)
     pairs = true_pairs(mosaic, truth)

@@ -173,6 +173,22 @@ def test_unreadable_and_truncated_files_are_all_listed(tmp_path) -> None:
     assert "r0_c3.tif: cut short" in text
 
 
+def test_bad_tiles_can_be_left_out_but_not_silently(tmp_path) -> None:
+    fill(tmp_path, [f"r0_c{k}.tif" for k in range(4)])
+    content = (tmp_path / "r0_c2.tif").read_bytes()
+    (tmp_path / "r0_c2.tif").write_bytes(content[:-100])
+    mosaic = open_mosaic(tmp_path, overlap=0, skip_bad_tiles=True)
+    assert mosaic.names.tolist() == ["r0_c0.tif", "r0_c1.tif", "r0_c3.tif"]
+    assert mosaic.positions[:, 1].tolist() == [0, 30, 90]
+    assert len(mosaic.skipped) == 1
+    assert "r0_c2.tif: cut short" in mosaic.skipped[0]
+    rows = {f"r0_c{k}.tif": (0, 25 * k) for k in range(4)}
+    given = open_mosaic(
+        tmp_path, positions=positions(tmp_path / "p.csv", rows), skip_bad_tiles=True
+    )
+    assert given.positions[:, 1].tolist() == [0, 25, 75]
+
+
 def test_a_long_list_of_problems_is_cut_and_counted(tmp_path) -> None:
     fill(tmp_path, ["r0_c0.tif"])
     for k in range(1, 31):

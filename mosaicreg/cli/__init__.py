@@ -21,6 +21,8 @@ COMMANDS = {
     "stitch": "stitching",
     "register": "stitching",
     "assemble": "stitching",
+    "solve": "stitching",
+    "doctor": "checking",
     "info": "looking",
     "demo": "trying",
 }
@@ -62,6 +64,24 @@ class Sides(click.ParamType):  # type: ignore[type-arg]
         return int(parts[0]), int(parts[-1])
 
 
+class Matrix(click.ParamType):  # type: ignore[type-arg]
+    """``a,b,c,d``, row by row."""
+
+    name = "a,b,c,d"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[tuple[float, float], ...]:
+        """Parse and check that it can be inverted."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            a, b, c, d = (float(v) for v in str(value).split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not four numbers a,b,c,d", param, ctx)
+        if not abs(a * d - b * c) > 1e-9:
+            self.fail(f"{value!r} cannot be inverted: it puts all tiles on one line", param, ctx)
+        return (a, b), (c, d)
+
+
 def option_group(*options: Command) -> Callable[[Command], Command]:
     """Several options as one decorator, shown in this order."""
 
@@ -84,6 +104,13 @@ input_options = option_group(
                  help="Overlap of neighbours as a fraction of the tile, one number or y,x."),
     click.option("--pixel-size", type=click.FloatRange(min=0, min_open=True), metavar="UM",
                  help="Size of a pixel in micrometre."),
+    click.option("--skip-bad-tiles", is_flag=True,
+                 help="Leave out tiles that cannot be read, and say which."),
+    click.option("--serpentine", is_flag=True,
+                 help="Every second row was taken in the other direction."),
+    click.option("--stage-matrix", type=Matrix(),
+                 help="Applied to the positions, (y,x) order: -1,0,0,1 turns y around. "
+                      "mosaicreg doctor finds it."),
 )  # fmt: skip
 
 register_options = option_group(
@@ -94,6 +121,8 @@ register_options = option_group(
     click.option("--max-shift", type=click.FloatRange(min=1), metavar="PX",
                  help="How far a tile may be from where the stage puts it, per axis. "
                       "[default: 5 % of the longest tile side, at least 16]"),
+    click.option("--constraints", type=PATH, metavar="FILE",
+                 help="What you know better: CSV of pins, forbidden pairs, matches."),
     click.option("--max-doubtful", type=click.FloatRange(0, 1), default=0.25, show_default=True,
                  metavar="SHARE",
                  help="Exit code 3 when more than this share of tiles is not measured."),

@@ -46,16 +46,25 @@ def working(options: dict[str, Any]) -> Iterator[Any]:
 def open_tiles(path: Path, options: dict[str, Any]) -> Mosaic:
     """The tiles at ``path``, with the input options."""
     from mosaicreg.opening import open_mosaic
+    from mosaicreg.stage import rearranged
 
-    keys = ("positions", "pattern", "overlap", "pixel_size")
-    return open_mosaic(path, **{key: options[key] for key in keys})
+    keys = ("positions", "pattern", "overlap", "pixel_size", "skip_bad_tiles")
+    mosaic = open_mosaic(path, **{key: options[key] for key in keys})
+    if mosaic.skipped:
+        click.echo(f"Left out {len(mosaic.skipped)} tiles that cannot be read:", err=True)
+        for reason in mosaic.skipped:
+            click.echo(f"  - {reason}", err=True)
+    return rearranged(mosaic, options["stage_matrix"], options["serpentine"])
 
 
 def registered(mosaic: Mosaic, options: dict[str, Any], progress: Any) -> Layout:
     """The layout of the tiles, measured and solved."""
+    from mosaicreg.constraints import read_constraints
     from mosaicreg.layout import solve_layout
     from mosaicreg.registration import register
 
+    path = options["constraints"]
+    constraints = read_constraints(path, mosaic.names) if path else None
     pairs = register(
         mosaic,
         channel=options["channel"],
@@ -63,7 +72,7 @@ def registered(mosaic: Mosaic, options: dict[str, Any], progress: Any) -> Layout
         max_shift=options["max_shift"],
         progress=progress,
     )
-    return solve_layout(mosaic, pairs, options["max_shift"])
+    return solve_layout(mosaic, pairs, options["max_shift"], constraints)
 
 
 def check_output(output: Path, options: dict[str, Any], mosaic: Mosaic) -> None:
@@ -144,14 +153,16 @@ def made_by(mosaic: Mosaic, options: dict[str, Any]) -> dict[str, Any]:
         "options": shown,
         "input_digest": mosaic.digest(),
         "positions": mosaic.origin,
+        "skipped": list(mosaic.skipped),
     }
 
 
-def finish(layout: Layout, options: dict[str, Any], registered: bool) -> None:
-    """Say how far to trust the layout; leave with code 3 where that is not far."""
+def finish(layout: Layout, options: dict[str, Any], mosaic: Mosaic | None = None) -> None:
+    """Say how far to trust the layout; leave with code 3 where that is not far.
+
+    With its tiles at hand, the doctor is asked what might be wrong with the positions.
+    """
     click.echo(layout)
-    if not registered:
-        return
     if layout.pairs is not None:
         click.echo(layout.pairs)
     not_measured = [
@@ -159,14 +170,28 @@ def finish(layout: Layout, options: dict[str, Any], registered: bool) -> None:
         for name, verdict in zip(layout.names, layout.verdicts, strict=True)
         if verdict != "measured"
     ]
+    if int(layout.parts.max()) > 0 and len(not_measured) < len(layout):
+        others = int((layout.parts > 0).sum())
+        click.echo(f"{others} tiles are not linked to the largest part")
     if not_measured and len(layout) > 1:
         more = f" and {len(not_measured) - 10} more" if len(not_measured) > 10 else ""
         click.echo(f"Not measured: {', '.join(not_measured[:10])}{more}")
     if layout.doubtful > options["max_doubtful"]:
         click.echo(
-            f"mosaicreg: {layout.doubtful:.0%} of the tiles could not be measured, more than "
-            f"{options['max_doubtful']:.0%}: they lie where the stage put them. Look at the mosaic "
-            "before you use it; --max-shift and --overlap decide where matches are looked for.",
+            f"mosaicreg: {layout.doubtful:.0%} of the tiles could not be measured against the "
+            f"largest part, more than {options['max_doubtful']:.0%}: they lie where the stage puts "
+            "them. Look at the mosaic before you use it; --max-shift and --overlap decide where "
+            "matches are looked for.",
             err=True,
         )
+        if mosaic is not None:
+            _ask_the_doctor(mosaic, options)
         sys.exit(DOUBTFUL)
+
+
+def _ask_the_doctor(mosaic: Mosaic, options: dict[str, Any]) -> None:
+    """Print what the geometry doctor thinks of the positions."""
+    from mosaicreg.doctor import examine
+
+    diagnosis = examine(mosaic, channel=options["channel"], plane=options["plane"])
+    click.echo(f"mosaicreg doctor: {diagnosis}", err=True)

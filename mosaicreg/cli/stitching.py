@@ -62,7 +62,10 @@ def stitch(input: Path, output: Path, **options: Any) -> None:
                 save_layout(options["layout_out"], mosaic, layout, provenance)
             assemble_archive(mosaic, layout, output, options, provenance, progress)
         click.echo(f"Wrote {output}")
-        finish(layout, options, registered=not options["no_register"])
+        if options["no_register"]:
+            click.echo(layout)
+        else:
+            finish(layout, options, mosaic)
 
 
 @click.command(
@@ -90,7 +93,7 @@ def register(input: Path, output: Path, **options: Any) -> None:
             layout = registered(mosaic, options, progress)
         save_layout(output, mosaic, layout, made_by(mosaic, options))
         click.echo(f"Wrote {output}")
-        finish(layout, options, registered=True)
+        finish(layout, options, mosaic)
 
 
 @click.command(
@@ -120,3 +123,51 @@ def assemble(layout: Path, output: Path, **options: Any) -> None:
         with working(options) as progress:
             assemble_archive(mosaic, placed, output, options, made_by(mosaic, options), progress)
         click.echo(f"Wrote {output}")
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  mosaicreg solve layout.json -o better.json --constraints known.csv
+  mosaicreg solve layout.json -o layout.csv --max-shift 40"""
+)
+@click.argument("layout", type=PATH)
+@click.option("-o", "--output", type=PATH, required=True, help="The layout to write.")
+@click.option(
+    "--constraints",
+    type=PATH,
+    metavar="FILE",
+    help="What you know better: CSV kind,tile,other,y,x of pins, forbids, matches.",
+)
+@click.option(
+    "--max-shift",
+    type=click.FloatRange(min=1),
+    metavar="PX",
+    help="How far a tile may be from where the stage puts it, per axis.",
+)
+@click.option(
+    "--max-doubtful",
+    type=click.FloatRange(0, 1),
+    default=0.25,
+    show_default=True,
+    metavar="SHARE",
+    help="Exit code 3 when more than this share of tiles is not measured.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace a layout that exists.")  # fmt: skip
+def solve(layout: Path, output: Path, **options: Any) -> None:
+    """Solve the pairs of a LAYOUT (.json) again, with what you know better. Reads no pixel.
+
+    Pins are in the coordinates of LAYOUT.
+    """
+    from mosaicreg.constraints import read_constraints
+    from mosaicreg.layout import load_layout, save_layout, solve_again
+
+    with errors_for_people():
+        check_layout_file(output, options["overwrite"])
+        mosaic, placed = load_layout(layout, need_tiles=False)
+        path = options["constraints"]
+        constraints = read_constraints(path, mosaic.names) if path else None
+        solved = solve_again(mosaic, placed, options["max_shift"], constraints)
+        save_layout(output, mosaic, solved, made_by(mosaic, options))
+        click.echo(f"Wrote {output}")
+        finish(solved, options)
