@@ -48,6 +48,8 @@ GRAIN = 50.0
 """Pixels of texture that say the same thing: an overlap holds as many facts as it holds these."""
 REACH = 3.0
 """How far a fit may move away from where it started, px of the strip."""
+SAME = 1.5
+"""Fits no further apart than this, px, found the same match."""
 CLEAR_LEAD = 1.6
 """A peak this many times higher than the next needs no other candidate."""
 
@@ -82,7 +84,8 @@ class Match:
         z: height of the correlation peak in robust standard deviations of its surface.
         ratio: height of the highest peak over the next one.
         lead: by how many standard deviations the correlation after refinement exceeds that of the
-            next candidate; infinite where the ratio left no doubt and only one was refined.
+            next candidate; infinite where there was no other: the ratio left no doubt, or all
+            peaks were refined to the same place.
     """
 
     dy: float
@@ -196,11 +199,14 @@ def match_strips(fixed: NDArray[Any], moving: NDArray[Any], search: Search) -> M
     z, ratio = peak_statistics(height, valid, peaks, heights)
     few = 1 if ratio >= CLEAR_LEAD else CANDIDATES
     fits = [refine(strips, first + _parabola(height, valid, p)) for p in peaks[:few]]
-    ranking = sorted(range(len(fits)), key=lambda k: -fits[k].evidence)
-    best, lead = fits[ranking[0]], np.inf
-    if len(fits) > 1:
-        lead = (best.evidence - fits[ranking[1]].evidence) / np.sqrt(2)
-        z *= float(heights[ranking[0]] / heights[0])
+    winner = max(range(len(fits)), key=lambda k: fits[k].evidence)
+    best = fits[winner]
+    # Peaks that refinement brings to the same place were one.
+    others = [f for f in fits if np.abs(np.subtract(f.shift, best.shift)).max() > SAME]
+    lead = np.inf
+    if others:
+        lead = (best.evidence - max(f.evidence for f in others)) / np.sqrt(2)
+    z *= float(heights[winner] / heights[0])
     return Match(
         dy=best.shift[0] + search.origin[0],
         dx=best.shift[1] + search.origin[1],
