@@ -11,10 +11,33 @@ PACKAGE = Path(__file__).parents[1] / "mosaicreg"
 
 # Lower floors first, and on one floor from left to right: a room may import what stands before it.
 FLOORS = (
-    ("errors", "tables", "geometry", "alignment"),
-    ("subpixel", "correlate", "render"),
-    ("imagefile", "source", "mosaicfile", "omezarr"),
-    ("mosaic", "opening", "stage", "pairs", "constraints", "solving", "layout", "synthetic"),
+    (
+        "errors",
+        "tables",
+        "geometry",
+        "alignment",
+    ),
+    (
+        "subpixel",
+        "correlate",
+        "render",
+    ),
+    (
+        "imagefile",
+        "source",
+        "mosaicfile",
+        "omezarr",
+    ),
+    (
+        "mosaic",
+        "opening",
+        "stage",
+        "pairs",
+        "constraints",
+        "solving",
+        "layout",
+        "synthetic",
+    ),
     (
         "cluster",
         "registration",
@@ -25,7 +48,11 @@ FLOORS = (
         "doctor",
         "progress",
     ),
-    ("demo", "cli", "__main__"),
+    (
+        "demo",
+        "cli",
+        "__main__",
+    ),
 )
 ORDER = {room: k for k, room in enumerate(room for floor in FLOORS for room in floor)}
 DASK_ROOMS = {"cluster", "assembly", "archive"}
