@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import dask.array as da
@@ -16,11 +15,12 @@ from mosaicreg.geometry import as_pair
 from mosaicreg.layout import Layout
 from mosaicreg.mosaic import AXES, Mosaic
 from mosaicreg.omezarr import CHUNK, SHARD, Pyramid
+from mosaicreg.store import Place, Store, open_store
 
 
 def write_ome_zarr(
     image: da.Array,
-    path: str | Path,
+    path: Place,
     *,
     mosaic: Mosaic | None = None,
     layout: Layout | None = None,
@@ -33,7 +33,7 @@ def write_ome_zarr(
     overwrite: bool = False,
     provenance: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
-) -> Path:
+) -> Place:
     """Compute an image and write it as an OME-Zarr 0.5 pyramid (zarr v3, sharded).
 
     One task computes and writes one whole shard, so no two tasks touch the same object. Level n + 1
@@ -59,7 +59,7 @@ def write_ome_zarr(
     Raises:
         InputError: where the archive exists, or shapes do not fit.
     """
-    path = Path(path)
+    store = open_store(path)
     plan = Pyramid.plan(
         image.shape,
         image.dtype,
@@ -69,27 +69,27 @@ def write_ome_zarr(
         pyramid=pyramid,
         pixel_size=pixel_size or (mosaic.pixel_size if mosaic else None),
         channels=tuple(channels) or (mosaic.channels if mosaic else ()),
-        name=path.name.removesuffix(".zarr").removesuffix(".ome"),
+        name=store.name.removesuffix(".zarr").removesuffix(".ome"),
     )
-    omezarr.clear_for(path, overwrite)
-    omezarr.create(path, plan)
+    omezarr.clear_for(store, overwrite)
+    omezarr.create(store, plan)
     if layout is not None:
-        _store_layout(path, layout)
+        _store_layout(store, layout)
     if provenance is not None:
-        omezarr.write_facts(path, provenance)
-    run_tasks(_shard_tasks(image, path, plan), "write", progress)
+        omezarr.write_facts(store, provenance)
+    run_tasks(_shard_tasks(image, store, plan), "write", progress)
     for level in range(1, plan.levels):
         tasks = [
-            delayed_call(omezarr.reduce_shard, path, level, plane, box)
+            delayed_call(omezarr.reduce_shard, store, level, plane, box)
             for plane in plan.planes
             for _, _, box in plan.grid(level).boxes()
         ]
         run_tasks(tasks, f"level {level}", progress)
-    omezarr.finish(path, plan)
+    omezarr.finish(store, plan)
     return path
 
 
-def _shard_tasks(image: da.Array, path: Path, plan: Pyramid) -> list[Any]:
+def _shard_tasks(image: da.Array, store: Store, plan: Pyramid) -> list[Any]:
     """One delayed task per shard of level 0: compute it and write it, fused."""
     leading = len(plan.shape) - 2
     chunks = (*image.chunks[:leading], *plan.grid(0).chunks)
@@ -99,7 +99,7 @@ def _shard_tasks(image: da.Array, path: Path, plan: Pyramid) -> list[Any]:
     receipts = da.map_blocks(
         _write_block,
         image,
-        path=path,
+        store=store,
         starts=starts,
         dtype=np.uint8,
         chunks=tuple((1,) * len(c) for c in chunks),
@@ -110,7 +110,7 @@ def _shard_tasks(image: da.Array, path: Path, plan: Pyramid) -> list[Any]:
 
 def _write_block(
     block: NDArray[Any],
-    path: Path,
+    store: Store,
     starts: list[tuple[int, ...]],
     block_id: tuple[int, ...],
 ) -> NDArray[np.uint8]:
@@ -123,14 +123,14 @@ def _write_block(
             slice(c + k, c + k + n)
             for c, k, n in zip(corner, (*plane, 0, 0), pixels.shape, strict=True)
         )
-        omezarr.write_shard(path, 0, index, pixels)
+        omezarr.write_shard(store, 0, index, pixels)
     return np.ones((1,) * block.ndim, dtype=np.uint8)
 
 
-def _store_layout(path: Path, layout: Layout) -> None:
+def _store_layout(store: Store, layout: Layout) -> None:
     place = {"tile": layout.names, "y": layout.positions[:, 0], "x": layout.positions[:, 1]}
     shape = {"height": layout.shapes[:, 0], "width": layout.shapes[:, 1]}
-    omezarr.write_table(path, "tiles", {**place, **layout.columns(), **shape})
+    omezarr.write_table(store, "tiles", {**place, **layout.columns(), **shape})
     if layout.pairs is not None:
         used = {} if layout.used is None else {"used": layout.used}
-        omezarr.write_table(path, "pairs", {**layout.pairs.columns(), **used})
+        omezarr.write_table(store, "pairs", {**layout.pairs.columns(), **used})

@@ -32,6 +32,10 @@ class ImageError(ValueError):
     """One image file cannot be used; the message names the file and the reason."""
 
 
+class StorageError(Exception):
+    """The output cannot be written now; the message says where, why, and how to go on."""
+
+
 def missing_extra(package: str, extra: str, purpose: str) -> ImportError:
     """The error to raise where an optional package is not installed."""
     return ImportError(

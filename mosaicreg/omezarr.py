@@ -7,17 +7,17 @@ image, the group ``mosaicreg`` holds tables (zarr arrays, one per column) and pr
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mosaicreg.errors import InputError
 from mosaicreg.geometry import Box, TileGrid
+from mosaicreg.store import Folder, Place, Store, open_store
 
 DETAILS = "mosaicreg"
 """Group inside the archive with layout, pairs and provenance."""
@@ -105,13 +105,23 @@ class Pyramid:
         return list(np.ndindex(*self.shape[:-2]))
 
 
-def create(path: Path, pyramid: Pyramid) -> None:
-    """Write the metadata and empty arrays of an archive; ``path`` must not exist."""
+class Receipt(NamedTuple):
+    """What a written shard is: bytes in the store and their CRC-32; (0, 0) where none are needed.
+
+    A shard of nothing but fill value is not stored.
+    """
+
+    size: int
+    crc: int
+
+
+def create(place: Place, pyramid: Pyramid) -> None:
+    """Write the metadata and empty arrays of an archive, where there is none yet."""
     import zarr
     from zarr.codecs import BloscCodec
 
     leading = (1,) * (len(pyramid.shape) - 2)
-    root = zarr.create_group(str(path), zarr_format=3)
+    root = zarr.open_group(open_store(place).zarr(), mode="a", zarr_format=3)
     for level in range(pyramid.levels):
         root.create_array(
             str(level),
@@ -124,16 +134,16 @@ def create(path: Path, pyramid: Pyramid) -> None:
             fill_value=0,
         )
     root.attrs["ome"] = _ome_metadata(pyramid, None)
-    root.create_group(DETAILS)
+    root.require_group(DETAILS)
 
 
-def finish(path: Path, pyramid: Pyramid) -> None:
+def finish(place: Place, pyramid: Pyramid) -> None:
     """Add what is known only when pixels are there: the channels' names and display ranges."""
     import zarr
 
     if "c" not in pyramid.axes:
         return
-    root = zarr.open_group(str(path), mode="r+")
+    root = zarr.open_group(open_store(place).zarr(), mode="r+")
     small: Any = root[str(pyramid.levels - 1)]
     at = pyramid.axes.index("c")
     ranges = []
@@ -146,20 +156,61 @@ def finish(path: Path, pyramid: Pyramid) -> None:
     root.attrs["ome"] = _ome_metadata(pyramid, ranges)
 
 
-def write_shard(path: Path, level: int, index: tuple[slice, ...], pixels: NDArray[Any]) -> None:
-    """Write one whole shard, or the part of it that lies inside the image."""
-    array = _open_level(path, level, "r+")
+def write_shard(
+    place: Place, level: int, index: tuple[slice, ...], pixels: NDArray[Any]
+) -> Receipt:
+    """Write one whole shard, or the part of it that lies inside the image, as one object."""
+    store = open_store(place)
+    array = _open_level(store, level, "r")
     inner = array.shards or array.chunks
     for part, size, length in zip(index, inner, array.shape, strict=True):
         whole = part.start % size == 0 and part.stop == min(part.start + size, length)
         assert whole, f"{index} is not a whole shard of {inner}: writers would lose pixels"
+    at = tuple(part.start // size for part, size in zip(index, inner, strict=True))
+    key = shard_key(level, at)
+    content = _encoded(array, index, pixels)
+    if content is None:
+        store.remove(key)
+        return Receipt(0, 0)
+    store.write(key, content)
+    return Receipt(len(content), crc32(content))
+
+
+def shard_key(level: int, at: tuple[int, ...]) -> str:
+    """Key of the shard at a place (counted in shards) of a level."""
+    return "/".join([str(level), "c", *map(str, at)])
+
+
+def shard_is(place: Place, level: int, at: tuple[int, ...], receipt: Receipt) -> bool:
+    """Whether the shard in the store is, byte for byte, the one that the receipt is for."""
+    content = open_store(place).read(shard_key(level, at))
+    found = Receipt(0, 0) if content is None else Receipt(len(content), crc32(content))
+    return found == receipt
+
+
+def _encoded(array: Any, index: tuple[slice, ...], pixels: NDArray[Any]) -> memoryview | None:
+    """The bytes of one shard; None where it holds nothing but the fill value.
+
+    zarr encodes it into memory, so that its bytes are known (and what they sum up to) before the
+    store sees them, and reach it in one piece.
+    """
+    import zarr
+    from zarr.buffer import cpu
+    from zarr.storage import MemoryStore
+
+    objects: dict[str, Any] = array.metadata.to_buffer_dict(cpu.buffer_prototype)
+    names = set(objects)
     with _few_threads():
-        array[index] = pixels
+        zarr.open_array(MemoryStore(objects), mode="r+")[index] = pixels
+    made = [key for key in objects if key not in names]
+    assert len(made) <= 1, f"{index} became {len(made)} objects"
+    return memoryview(objects[made[0]].as_numpy_array()).cast("B") if made else None
 
 
-def reduce_shard(path: Path, level: int, plane: tuple[int, ...], box: Box) -> None:
+def reduce_shard(place: Place, level: int, plane: tuple[int, ...], box: Box) -> Receipt:
     """Make one shard of ``level`` from the level below, some chunk rows at a time."""
-    finer, coarser = _open_level(path, level - 1, "r"), _open_level(path, level, "r+")
+    store = open_store(place)
+    finer, coarser = _open_level(store, level - 1, "r"), _open_level(store, level, "r")
     out = np.empty(box.shape, dtype=finer.dtype)
     rows = coarser.chunks[-2]
     with _few_threads():
@@ -168,7 +219,7 @@ def reduce_shard(path: Path, level: int, plane: tuple[int, ...], box: Box) -> No
             source = finer[(*plane, slice(2 * y, 2 * end), slice(2 * box.x0, 2 * box.x1))]
             out[y - box.y0 : end - box.y0] = halve(source)
     index = (*(slice(k, k + 1) for k in plane), *box.slices)
-    write_shard(path, level, index, out[(None,) * len(plane)])
+    return write_shard(store, level, index, out[(None,) * len(plane)])
 
 
 def halve(image: NDArray[Any]) -> NDArray[Any]:
@@ -198,14 +249,15 @@ def halve(image: NDArray[Any]) -> NDArray[Any]:
     return total.astype(image.dtype)
 
 
-def write_table(path: Path, name: str, columns: Mapping[str, NDArray[Any]]) -> None:
+def write_table(place: Place, name: str, columns: Mapping[str, NDArray[Any]]) -> None:
     """Store columns of one length as the group ``mosaicreg/name`` of an archive.
 
     Text becomes UTF-8 bytes with a zero byte between rows: every zarr reader opens that.
     """
     import zarr
 
-    details = zarr.open_group(str(path), mode="r+").require_group(DETAILS)
+    root = zarr.open_group(open_store(place).zarr(), mode="r+")
+    details = root.require_group(DETAILS)
     group = details.create_group(name, overwrite=True)
     for column, values in columns.items():
         values = np.asarray(values)
@@ -224,11 +276,11 @@ def write_table(path: Path, name: str, columns: Mapping[str, NDArray[Any]]) -> N
     group.attrs["columns"] = list(columns)
 
 
-def read_table(path: Path, name: str) -> dict[str, NDArray[Any]]:
+def read_table(place: Place, name: str) -> dict[str, NDArray[Any]]:
     """The columns that `write_table` stored; {} where there are none."""
     import zarr
 
-    root = zarr.open_group(str(path), mode="r")
+    root = zarr.open_group(open_store(place).zarr(read_only=True), mode="r")
     key = f"{DETAILS}/{name}"
     if key not in root:
         return {}
@@ -242,47 +294,53 @@ def read_table(path: Path, name: str) -> dict[str, NDArray[Any]]:
     return table
 
 
-def write_facts(path: Path, facts: Mapping[str, Any]) -> None:
+def write_facts(place: Place, facts: Mapping[str, Any]) -> None:
     """Store plain values (provenance) as attributes of the details group."""
     import zarr
 
-    zarr.open_group(str(path), mode="r+").require_group(DETAILS).attrs.update(dict(facts))
+    root = zarr.open_group(open_store(place).zarr(), mode="r+")
+    root.require_group(DETAILS).attrs.update(dict(facts))
 
 
-def read_facts(path: Path) -> dict[str, Any]:
+def read_facts(place: Place) -> dict[str, Any]:
     """The attributes that `write_facts` stored."""
     import zarr
 
-    root = zarr.open_group(str(path), mode="r")
+    root = zarr.open_group(open_store(place).zarr(read_only=True), mode="r")
     return dict(root[DETAILS].attrs) if DETAILS in root else {}
 
 
-def clear_for(path: Path, overwrite: bool) -> None:
-    """Make sure that an archive can be created at ``path``, deleting one only when told to.
+def clear_for(place: Place, overwrite: bool) -> None:
+    """Make sure that an archive can be created at ``place``, deleting one only when told to.
 
     Raises:
         InputError: see `check_clear`.
     """
-    check_clear(path, overwrite)
-    if path.is_dir():
-        shutil.rmtree(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    check_clear(place, overwrite)
+    open_store(place).clear()
 
 
-def check_clear(path: Path, overwrite: bool) -> None:
-    """Raise InputError where something is at ``path`` and may not or must not be replaced."""
-    if not path.exists():
+def check_clear(place: Place, overwrite: bool) -> None:
+    """Raise InputError where something is at ``place`` and may not or must not be replaced."""
+    store = open_store(place)
+    if not store.exists():
         return
     if not overwrite:
-        raise InputError(f"{path} exists; choose another name, or replace it with --overwrite")
-    if not path.is_dir() or (any(path.iterdir()) and not (path / "zarr.json").is_file()):
-        raise InputError(f"{path} is not a zarr archive; it will not be overwritten")
+        raise InputError(f"{store} exists; choose another name, or replace it with --overwrite")
+    check_archive(store)
 
 
-def _open_level(path: Path, level: int, mode: Any) -> Any:
+def check_archive(store: Store) -> None:
+    """Raise InputError where there is something, and no zarr archive."""
+    empty = isinstance(store, Folder) and store.path.is_dir() and not any(store.path.iterdir())
+    if store.exists() and store.read("zarr.json") is None and not empty:
+        raise InputError(f"{store} is not a zarr archive; it will not be overwritten")
+
+
+def _open_level(store: Store, level: int, mode: Any) -> Any:
     import zarr
 
-    return zarr.open_array(str(path / str(level)), mode=mode)
+    return zarr.open_array(store.zarr(read_only=mode == "r"), path=str(level), mode=mode)
 
 
 def _few_threads() -> Any:

@@ -26,6 +26,7 @@ FLOORS = (
         "imagefile",
         "source",
         "mosaicfile",
+        "store",
         "omezarr",
     ),
     (

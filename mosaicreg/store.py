@@ -1,0 +1,134 @@
+"""Where an archive's objects lie: named pieces of bytes, each written whole.
+
+A `Store` is all that the rest of the package knows of disks and object stores. It is cheap to
+pickle and opens nothing before it is used. `open_store` is the one place where a path becomes one.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from mosaicreg.errors import StorageError
+from mosaicreg.imagefile import write_atomically
+
+
+class Store(Protocol):
+    """Objects by key (``"mosaicreg/zarr.json"``); anything with these members serves."""
+
+    @property
+    def name(self) -> str:
+        """The last part of the address."""
+
+    def __str__(self) -> str:
+        """The address, for people; without credentials."""
+
+    def zarr(self, read_only: bool = False) -> Any:
+        """The same objects as a zarr store."""
+
+    def exists(self) -> bool:
+        """Whether there is anything at all."""
+
+    def read(self, key: str) -> bytes | None:
+        """The content of an object, or None where there is none."""
+
+    def write(self, key: str, content: bytes | memoryview) -> None:
+        """Make or replace an object; others see the old one or the whole new one.
+
+        Raises:
+            StorageError: where it cannot be written (no space, no permission).
+        """
+
+    def remove(self, key: str) -> None:
+        """Remove an object, if it is there."""
+
+    def keys(self, prefix: str) -> Iterator[str]:
+        """Keys of all objects whose key starts with ``prefix``, a whole number of parts."""
+
+    def tidy(self, prefix: str) -> None:
+        """Remove what writers that were killed left half written below ``prefix``."""
+
+    def clear(self, prefix: str = "") -> None:
+        """Remove all objects below ``prefix``."""
+
+
+Place = str | Path | Store
+"""What `open_store` takes."""
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder of a file system, which all workers see under the same path."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.path.name
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def zarr(self, read_only: bool = False) -> Any:
+        """A `zarr.storage.LocalStore`."""
+        from zarr.storage import LocalStore
+
+        return LocalStore(self.path, read_only=read_only)
+
+    def exists(self) -> bool:
+        """Whether there is a file or folder."""
+        return self.path.exists()
+
+    def read(self, key: str) -> bytes | None:
+        """The content of a file, or None."""
+        try:
+            return (self.path / key).read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def write(self, key: str, content: bytes | memoryview) -> None:
+        """Write beside, then rename: half a file never has the name of a whole one."""
+        path = self.path / key
+        try:
+            write_atomically(path, content)
+        except OSError as error:
+            raise StorageError(
+                f"{path} cannot be written: {error.strerror or error}. "
+                "What is there is intact; mend this and run the same command again to go on"
+            ) from error
+
+    def remove(self, key: str) -> None:
+        """Delete a file."""
+        (self.path / key).unlink(missing_ok=True)
+
+    def keys(self, prefix: str) -> Iterator[str]:
+        """Files, without those that are being written."""
+        top = self.path / prefix
+        for folder, _, files in os.walk(top):
+            base = Path(folder).relative_to(self.path).as_posix()
+            yield from (f"{base}/{f}" for f in files if not f.startswith("."))
+
+    def tidy(self, prefix: str) -> None:
+        """Delete the hidden files that `write` and zarr write beside."""
+        for folder, _, files in os.walk(self.path / prefix):
+            for name in files:
+                if name.startswith(".") or name.endswith(".partial"):
+                    (Path(folder) / name).unlink(missing_ok=True)
+
+    def clear(self, prefix: str = "") -> None:
+        """Delete the folder."""
+        path = self.path / prefix
+        if path.is_dir():
+            shutil.rmtree(path)
+
+
+def open_store(place: Place) -> Store:
+    """The store at a path; a store stays what it is."""
+    if isinstance(place, str | Path):
+        return Folder(Path(place))
+    return place
