@@ -292,7 +292,11 @@ def despike(image: Image) -> Image:
     if min(image.shape) < 3:
         return image
     bend = np.abs(sample[:, 1:-1] - (sample[:, :-2] + sample[:, 2:]) * np.float32(0.5))
-    spread = np.float32(1.4826) * np.median(bend[:, :: 3 if bend.shape[1] > 12 else 1])
+    some = bend[:, :: 3 if bend.shape[1] > 12 else 1]
+    spread = np.float32(1.4826) * np.median(some)
+    if spread == 0 and some.any():
+        # More than half is exactly flat (saturated, or a background of zeros): that is no scatter.
+        spread = np.float32(1.4826) * np.median(some[some > 0])
     if not (bend > SPIKE * spread).any():
         return image
     margin = np.float32(3) * spread

@@ -165,7 +165,10 @@ def examine(
     matrix = _matrix(sightings)
     backlash = _backlash(sightings, matrix)
     overlap = _overlap(mosaic, sightings)
-    findings, options = _words(mosaic, matrix, serpentine, backlash, overlap)
+    findings: list[str] = []
+    options = ""
+    if np.isfinite(matrix).all():
+        findings, options = _words(mosaic, matrix, serpentine, backlash, overlap)
     return Diagnosis(
         matrix=matrix,
         serpentine=serpentine,
@@ -346,27 +349,26 @@ def _words(
     if serpentine:
         findings.append("every second row was taken in the other direction (serpentine)")
         options.append("--serpentine")
-    if np.isfinite(matrix).all():
-        turn, rest = _nearest_turn(matrix)
-        findings += _turn_words(turn)
-        angle = (rest[1, 0] - rest[0, 1]) / 2
-        if abs(angle) > TURN_TELLING:
-            findings.append(f"the camera is turned by {np.rad2deg(angle):.2f} degrees")
-        scales = rest.diagonal()
-        off = np.abs(scales - 1).max() > SCALE_TELLING
-        if off:
-            findings.append(
-                f"steps are {scales[0]:.3f} (y) and {scales[1]:.3f} (x) times as long as told; "
-                f"the true overlap is {overlap[0]:.3f} (y) and {overlap[1]:.3f} (x) of a tile"
-            )
-        by_names = "in the names" in mosaic.origin
-        if off and by_names and abs(angle) <= TURN_TELLING:
-            options.append(f"--overlap {overlap[0]:.3f},{overlap[1]:.3f}")
-            rest = np.eye(2)
-        shown = turn @ rest if off or abs(angle) > TURN_TELLING else turn
-        if not np.allclose(shown, np.eye(2)):
-            numbers = ",".join(f"{v:.4f}".rstrip("0").rstrip(".") for v in shown.ravel())
-            options.append(f'--stage-matrix="{numbers}"')
+    turn, rest = _nearest_turn(matrix)
+    findings += _turn_words(turn)
+    angle = (rest[1, 0] - rest[0, 1]) / 2
+    if abs(angle) > TURN_TELLING:
+        findings.append(f"the camera is turned by {np.rad2deg(angle):.2f} degrees")
+    scales = rest.diagonal()
+    off = np.abs(scales - 1).max() > SCALE_TELLING
+    if off:
+        findings.append(
+            f"steps are {scales[0]:.3f} (y) and {scales[1]:.3f} (x) times as long as told; "
+            f"the true overlap is {overlap[0]:.3f} (y) and {overlap[1]:.3f} (x) of a tile"
+        )
+    by_names = "in the names" in mosaic.origin
+    if off and by_names and abs(angle) <= TURN_TELLING:
+        options.append(f"--overlap {overlap[0]:.3f},{overlap[1]:.3f}")
+        rest = np.eye(2)
+    shown = turn @ rest if off or abs(angle) > TURN_TELLING else turn
+    if not np.allclose(shown, np.eye(2)):
+        numbers = ",".join(f"{v:.4f}".rstrip("0").rstrip(".") for v in shown.ravel())
+        options.append(f'--stage-matrix="{numbers}"')
     if abs(backlash) > BACKLASH_TELLING * mosaic.shapes[:, 1].max():
         findings.append(f"every second row is shifted by {backlash:.1f} px along x (backlash)")
     return findings, " ".join(options)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 SHOWN = 20
 """How many problems a message lists before it only counts the rest."""
@@ -26,6 +27,23 @@ class InputError(ValueError):
         if len(self.problems) > SHOWN:
             lines.append(f"  ... and {len(self.problems) - SHOWN} more")
         return "\n".join(lines)
+
+    @classmethod
+    def together(cls, errors: Sequence[InputError]) -> InputError:
+        """One error that says all that ``errors`` say."""
+        if len(errors) == 1:
+            return errors[0]
+        headline = "; ".join(e.headline for e in errors)
+        return cls(headline, (problem for e in errors for problem in e.problems))
+
+
+@contextmanager
+def gathered_into(errors: list[InputError]) -> Iterator[None]:
+    """Keep an `InputError` in ``errors``, so that the next check can add to it."""
+    try:
+        yield
+    except InputError as error:
+        errors.append(error)
 
 
 class ImageError(ValueError):

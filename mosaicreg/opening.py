@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mosaicreg.errors import ImageError, InputError
+from mosaicreg.errors import ImageError, InputError, gathered_into
 from mosaicreg.geometry import FloatArray, IntArray
 from mosaicreg.imagefile import Header, is_image, read_header
 from mosaicreg.mosaic import Mosaic, as_names
@@ -73,6 +73,7 @@ def open_mosaic(
             channels, duplicate names, tiles without a position and positions without a tile.
     """
     path = Path(path)
+    errors: list[InputError] = []
     if positions is not None and pattern is not None:
         raise InputError("positions come from a file or from a pattern, not from both")
     if path.suffix.lower() in POSITION_SUFFIXES and not path.is_dir():
@@ -82,9 +83,13 @@ def open_mosaic(
     else:
         found = _listed(path)
         if pattern is None:
-            found = _matched(found, Path(positions) if positions else _position_file(found))
-    found, headers, skipped = _read_headers(found, skip_bad_tiles)
-    _check_alike(found.files, headers)
+            with gathered_into(errors):
+                found = _matched(found, Path(positions) if positions else _position_file(found))
+    found, headers, skipped = _read_headers(found, skip_bad_tiles, errors)
+    with gathered_into(errors):
+        _check_alike(found.files, headers)
+    if errors:
+        raise InputError.together(errors)
     first = headers[0]
     size = (pixel_size, pixel_size) if pixel_size else first.pixel_size
     shapes = np.array([h.plane for h in headers], dtype=np.int64)
@@ -232,10 +237,12 @@ def _short_names(files: list[str]) -> list[str]:
 # --- headers -------------------------------------------------------------------------------------
 
 
-def _read_headers(found: _Found, skip_bad: bool) -> tuple[_Found, list[Header], tuple[str, ...]]:
-    """The files that can be read, their headers, and why others are left out, if they may be.
+def _read_headers(
+    found: _Found, skip_bad: bool, errors: list[InputError]
+) -> tuple[_Found, list[Header], tuple[str, ...]]:
+    """The files that can be read, their headers, and why others are left out.
 
-    Headers are read in parallel; all failures come in one error.
+    Headers are read in parallel; where none may be left out, all failures are one of ``errors``.
     """
 
     def attempt(name: str) -> Header | ImageError:
@@ -249,7 +256,9 @@ def _read_headers(found: _Found, skip_bad: bool) -> tuple[_Found, list[Header], 
     headers = [r for r in results if isinstance(r, Header)]
     problems = tuple(str(r) for r in results if isinstance(r, ImageError))
     if problems and not (skip_bad and headers):
-        raise InputError(f"{len(problems)} of {len(results)} tiles cannot be used", problems)
+        errors.append(
+            InputError(f"{len(problems)} of {len(results)} tiles cannot be used", problems)
+        )
     kept = [k for k, r in enumerate(results) if isinstance(r, Header)]
     table = found.table
     if table is not None:
@@ -260,7 +269,7 @@ def _read_headers(found: _Found, skip_bad: bool) -> tuple[_Found, list[Header], 
 def _check_alike(files: list[str], headers: list[Header]) -> None:
     """All tiles must share pixel type and leading axes: the most common kind sets the rule."""
     kinds = Counter((h.dtype, h.axes, h.shape[:-2]) for h in headers)
-    if len(kinds) == 1:
+    if len(kinds) <= 1:
         return
     usual = kinds.most_common(1)[0][0]
 

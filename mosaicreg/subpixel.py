@@ -163,7 +163,11 @@ class Overlap:
             if np.abs(shift).max() > _PAD - 3:
                 shift = np.clip(shift, 3 - _PAD, _PAD - 3)
                 break
-            spread = 1.4826 * float(np.median(np.abs(found.residual[::3])))
+            # Where nothing changes (saturated, or a background of zeros) nothing is left over, and
+            # nothing is said about the shift.
+            telling = self.gradient[0].ravel()[::3] != 0
+            left = np.abs(found.residual[::3][telling])
+            spread = 1.4826 * float(np.median(left)) if left.size else 0.0
             if spread > 0:
                 inside = np.abs(found.residual) < np.float32(_OUTLIER * spread)
                 weight = inside.astype(np.float32)

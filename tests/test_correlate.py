@@ -220,3 +220,14 @@ def test_strips_of_one_column_are_no_evidence() -> None:
     strips = a[search.fixed.slices], a[search.moving.slices]
     assert match_strips(*strips, search) is None
     assert rough_match(*strips, search) is None
+
+
+@pytest.mark.parametrize("flat", ["dark", "bright"])
+def test_images_that_are_flat_but_for_some_islands(flat) -> None:
+    """A background of zeros, or nearly all saturated: what is left of the texture decides."""
+    views = [cut(y, x).astype(int) for y, x in ((0.0, 0.0), (120.4, -3.3))]
+    level = np.percentile(views[0], 94 if flat == "dark" else 6)
+    low, high = (level, None) if flat == "dark" else (None, level)
+    fixed, moving = (np.clip(v, low, high).astype(np.int16) for v in views)
+    record = find_offset(fixed, moving, (118, 0), 12)
+    assert np.abs(np.subtract(record.peak, (120.4, -3.3))).max() < 0.15

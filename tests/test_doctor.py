@@ -7,8 +7,8 @@ import csv
 import numpy as np
 import pytest
 
-from mosaicreg import InputError, Mosaic, open_mosaic, register, solve_layout
-from mosaicreg.doctor import examine, proof
+from mosaicreg import InputError, Mosaic, doctor, open_mosaic, register, solve_layout
+from mosaicreg.doctor import Sighting, examine, proof
 from mosaicreg.geometry import Box
 from mosaicreg.stage import mirrored_rows, rearranged, row_numbers
 from mosaicreg.synthetic import Acquisition, Specimen
@@ -143,6 +143,22 @@ def test_blank_tiles_leave_the_doctor_unsure() -> None:
     assert "Too little was seen" in str(found)
     assert found.facts()["matrix"] is None
     assert proof(Mosaic.from_arrays(tiles, cells * 100.0), found) == {}
+
+
+def test_an_unsure_doctor_prescribes_nothing(monkeypatch) -> None:
+    def seen(fixed: int, row: int, found: tuple[float, float], side: str) -> Sighting:
+        return Sighting(fixed, fixed + 1, (0.0, 90.0), side, found, 9.0, row)
+
+    # Rows seem to alternate, but nothing was seen along y.
+    sightings = [seen(0, 0, (0.0, 90.0), "right"), seen(2, 1, (0.0, -90.0), "left")]
+    monkeypatch.setattr(doctor, "_look", lambda *_: sightings)
+    mosaic = Mosaic.from_arrays(
+        [np.zeros((100, 100), np.uint8)] * 4, [(0, 0), (0, 90), (90, 0), (90, 90)]
+    )
+    diagnosis = examine(mosaic)
+    assert not diagnosis.sure
+    assert not diagnosis.findings
+    assert diagnosis.options == ""
 
 
 def test_one_tile_has_no_neighbours() -> None:

@@ -173,6 +173,17 @@ def test_unreadable_and_truncated_files_are_all_listed(tmp_path) -> None:
     assert "r0_c3.tif: cut short" in text
 
 
+def test_problems_of_positions_and_of_files_come_in_one_error(tmp_path) -> None:
+    for k in range(4):
+        tifffile.imwrite(tmp_path / f"{k}.tif", np.zeros((8, 8), np.uint8 if k == 2 else np.uint16))
+    (tmp_path / "0.tif").write_bytes((tmp_path / "0.tif").read_bytes()[:-20])
+    (tmp_path / "positions.csv").write_text("tile,y,x\n0.tif,0,0\n1.tif,0,nan\n2.tif,0,9\n")
+    with pytest.raises(InputError) as error:
+        open_mosaic(tmp_path)
+    for words in ("line 3 (1.tif)", "0.tif: cut short", "2.tif: uint8"):
+        assert words in str(error.value)
+
+
 def test_bad_tiles_can_be_left_out_but_not_silently(tmp_path) -> None:
     fill(tmp_path, [f"r0_c{k}.tif" for k in range(4)])
     content = (tmp_path / "r0_c2.tif").read_bytes()
