@@ -15,6 +15,7 @@ from mosaicreg.geometry import as_pair
 from mosaicreg.layout import Layout
 from mosaicreg.mosaic import AXES, Mosaic
 from mosaicreg.omezarr import CHUNK, SHARD, Pyramid
+from mosaicreg.source import FileSource
 from mosaicreg.store import Place, Store, open_store
 
 
@@ -74,7 +75,7 @@ def write_ome_zarr(
     omezarr.clear_for(store, overwrite)
     omezarr.create(store, plan)
     if layout is not None:
-        _store_layout(store, layout)
+        _store_layout(store, layout, mosaic)
     if provenance is not None:
         omezarr.write_facts(store, provenance)
     run_tasks(_shard_tasks(image, store, plan), "write", progress)
@@ -127,10 +128,12 @@ def _write_block(
     return np.ones((1,) * block.ndim, dtype=np.uint8)
 
 
-def _store_layout(store: Store, layout: Layout) -> None:
+def _store_layout(store: Store, layout: Layout, mosaic: Mosaic | None) -> None:
     place = {"tile": layout.names, "y": layout.positions[:, 0], "x": layout.positions[:, 1]}
     shape = {"height": layout.shapes[:, 0], "width": layout.shapes[:, 1]}
-    omezarr.write_table(store, "tiles", {**place, **layout.columns(), **shape})
+    source = mosaic.source if mosaic else None
+    files = {"path": source.paths} if isinstance(source, FileSource) else {}
+    omezarr.write_table(store, "tiles", {**place, **layout.columns(), **shape, **files})
     if layout.pairs is not None:
         used = {} if layout.used is None else {"used": layout.used}
         omezarr.write_table(store, "pairs", {**layout.pairs.columns(), **used})

@@ -44,6 +44,7 @@ FLOORS = (
         "registration",
         "assembly",
         "archive",
+        "verification",
         "inspection",
         "report",
         "doctor",
@@ -56,7 +57,7 @@ FLOORS = (
     ),
 )
 ORDER = {room: k for k, room in enumerate(room for floor in FLOORS for room in floor)}
-DASK_ROOMS = {"cluster", "assembly", "archive"}
+DASK_ROOMS = {"cluster", "assembly", "archive", "verification"}
 MATPLOTLIB_ROOMS = {"report"}
 FILE_FREE_FLOORS = {*FLOORS[0], *FLOORS[1]}
 

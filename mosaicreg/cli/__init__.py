@@ -23,6 +23,7 @@ COMMANDS = {
     "assemble": "stitching",
     "solve": "stitching",
     "doctor": "checking",
+    "verify": "checking",
     "info": "looking",
     "demo": "trying",
 }

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
-from mosaicreg.cli import PATH, input_options, run_options
+from mosaicreg.cli import DOUBTFUL, PATH, input_options, run_options
 from mosaicreg.cli.running import errors_for_people, open_tiles, working
 
 
@@ -51,3 +52,50 @@ def doctor(input: Path, output: Path | None, as_json: bool, **options: Any) -> N
         if output is not None and views:
             write_side_by_side(output, views)
             click.echo(f"Wrote {output}", err=as_json)
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  mosaicreg verify out.ome.zarr
+  mosaicreg verify out.ome.zarr --tiles /archive/tiles --json
+  mosaicreg verify out.ome.zarr --no-tiles"""
+)
+@click.argument("archive", type=PATH)
+@click.option(
+    "--tiles",
+    type=PATH,
+    metavar="FOLDER",
+    help="Where the tiles lie now. [default: where they lay when ARCHIVE was made]",
+)
+@click.option("--no-tiles", is_flag=True,
+              help="Check the archive by itself; read no tile.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@run_options
+def verify(
+    archive: Path, tiles: Path | None, no_tiles: bool, as_json: bool, **options: Any
+) -> None:
+    """Check that ARCHIVE holds what its layout, its metadata and its tiles promise.
+
+    Every shard is decoded. Where the tiles are still there, every pixel is drawn again and
+    compared.
+    Exit code 3 and a table of what failed where anything did.
+    """
+    from mosaicreg.errors import InputError
+    from mosaicreg.verification import image_again, verify
+
+    with errors_for_people():
+        mosaic = image = None
+        if not no_tiles:
+            try:
+                mosaic, _, image = image_again(archive, tiles)
+            except InputError as error:
+                if tiles is not None or not archive.exists():
+                    raise
+                click.echo(f"Tiles cannot be compared: {error.headline}", err=True)
+        with working(options) as progress:
+            result = verify(archive, image, mosaic=mosaic, progress=progress)
+        click.echo(json.dumps(result.facts(), indent=1) if as_json else result)
+        if not result.passed:
+            click.echo(f"mosaicreg: {archive} does not hold what it promises", err=True)
+            sys.exit(DOUBTFUL)

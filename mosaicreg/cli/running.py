@@ -145,7 +145,9 @@ def assemble_archive(
 def made_by(mosaic: Mosaic, options: dict[str, Any]) -> dict[str, Any]:
     """What made the result: version, command, options, digest of the input."""
     import mosaicreg
+    from mosaicreg.source import FileSource
 
+    where = mosaic.source.folder.resolve() if isinstance(mosaic.source, FileSource) else None
     shown = {k: str(v) if isinstance(v, Path) else v for k, v in options.items() if v is not None}
     return {
         "version": mosaicreg.__version__,
@@ -153,6 +155,8 @@ def made_by(mosaic: Mosaic, options: dict[str, Any]) -> dict[str, Any]:
         "options": shown,
         "input_digest": mosaic.digest(),
         "positions": mosaic.origin,
+        "tiles": len(mosaic),
+        "tiles_in": None if where is None else str(where),
         "skipped": list(mosaic.skipped),
     }
 
