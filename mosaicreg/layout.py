@@ -40,6 +40,8 @@ from mosaicreg.stage import stage_matrix
 from mosaicreg.tables import columns_html
 
 STAGE, MEASURED, CONFLICT = 0, 1, 2
+OUTVOTED = 2
+"""A tile's only pair that fits is not believed against so many of its pairs that do not."""
 VERDICT_NAMES = np.array(["stage", "measured", "conflict"])
 
 
@@ -211,6 +213,7 @@ def solve_layout(
     strays = np.zeros(edges.tiles, dtype=bool)
     while True:
         moved, agree, weight = solve_robustly(edges, model, kept, bend)
+        agree &= ~_outvoted(edges, kept, agree)
         parts = parts_of(edges, agree)
         moved[np.bincount(parts)[parts] == 1] = 0
         away = np.abs(moved - part_medians(moved, parts)) > window
@@ -224,7 +227,7 @@ def solve_layout(
         moved[parts == parts[n]] -= moved[n]
     positions = model + moved
     misfit = edges.misfit(positions)
-    sigmas = sigma_per_tile(edges, weight, parts)[:n]
+    sigmas = sigma_per_tile(edges, np.where(agree, weight, 0.0), parts)[:n]
     residuals = rms_per_tile(edges, misfit, agree)[:n]
     positions, parts = positions[:n], renumbered(parts[:n])
     shift = np.zeros(2) if pinned else positions.min(axis=0)
@@ -285,6 +288,19 @@ def _with_constraints(edges: Edges, constraints: Constraints, pinned: bool) -> E
         tiles=edges.tiles + pinned,
         certain=np.concatenate([edges.certain, np.ones(added, dtype=bool)]),
     )
+
+
+def _outvoted(edges: Edges, kept: NDArray[np.bool_], agree: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Pairs that hold a tile alone against several others of its own: each says something else.
+
+    Nothing tells which of them is right. The tile hangs on that one pair, so without it no other
+    tile moves.
+    """
+    good = edges.per_tile(agree.astype(np.float64))
+    bad = edges.per_tile((kept & ~agree).astype(np.float64))
+    alone = (good == 1) & (bad >= OUTVOTED)
+    found: NDArray[np.bool_] = (alone[edges.fixed] | alone[edges.moving]) & agree & ~edges.certain
+    return found
 
 
 def _verdicts(

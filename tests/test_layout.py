@@ -235,3 +235,20 @@ def _whole(mosaic: Mosaic, tile: int):
     from mosaicreg.geometry import Box
 
     return Box.at((0, 0), tuple(mosaic.shapes[tile]))
+
+
+def test_a_tile_is_not_held_by_one_pair_that_two_others_contradict() -> None:
+    mosaic, truth = grid_mosaic(4, 5)
+    pairs = true_pairs(mosaic, truth)
+    # A tile at the border has three pairs; two are wrong, each in its own way: three opinions.
+    own = np.flatnonzero((pairs.fixed == 2) | (pairs.moving == 2))
+    assert len(own) == 3
+    pairs.dy[own[0]] += 11
+    pairs.dx[own[1]] -= 14
+    layout = solve_layout(mosaic, pairs)
+    assert not layout.used[own].any()
+    assert layout.verdicts[2] == "conflict"
+    assert layout.parts[2] == 1
+    assert np.linalg.norm(layout.positions[2] - layout.stage[2]) < 3
+    assert (np.delete(layout.verdicts, 2) == "measured").all()
+    assert errors(layout, truth)[np.arange(20) != 2].max() < 0.01
