@@ -7,6 +7,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from mosaicreg.transforms import Affine, Grid, Rigid, Similarity
+from mosaicreg.transforms.linear import rotation
+
 FloatArray = NDArray[np.float64]
 
 
@@ -69,6 +72,32 @@ class AlignmentRecord:
         bottom, right = moving_shape[0] - 1, moving_shape[1] - 1
         points = [(0, 0), (0, right), (bottom, 0), (bottom, right)]
         return self.transform(points, fixed_shape or moving_shape, moving_shape)
+
+    def to_transform(
+        self, fixed_shape: tuple[int, int], moving_shape: tuple[int, int] | None = None
+    ) -> Rigid | Similarity | Affine:
+        """The same map as a transform, exact everywhere: moving points to fixed points.
+
+        Rigid where nothing is scaled or flipped, a similarity where it is scaled, affine where it
+        is flipped. ``moving_shape`` is ``fixed_shape`` where not given.
+        """
+        center = (np.array(moving_shape or fixed_shape) - 1) / 2
+        offset = (np.array(fixed_shape) - 1) / 2 - center + self.peak
+        angle = float(np.deg2rad(self.angle))
+        if self.flipped_ud:
+            flip = np.diag([-self.scale, self.scale])
+            return Affine(rotation(angle) @ flip, offset, center)
+        if self.scale != 1:
+            return Similarity(offset, angle, center, self.scale)
+        return Rigid(offset, angle, center)
+
+    def to_grid(
+        self, fixed_shape: tuple[int, int], moving_shape: tuple[int, int] | None = None
+    ) -> Grid:
+        """The same map as a grid of the moving image's four corner pixels."""
+        height, width = moving_shape or fixed_shape
+        exact = self.to_transform(fixed_shape, moving_shape)
+        return Grid.sampled(exact, (0, 0, height - 1, width - 1), (1, 1))
 
     def offset(
         self, fixed_shape: tuple[int, int], moving_shape: tuple[int, int]

@@ -15,6 +15,7 @@ FLOORS = (
         "errors",
         "tables",
         "geometry",
+        "transforms",
         "alignment",
     ),
     (
