@@ -177,6 +177,68 @@ def group_by_block(boxes: IntArray, grid: TileGrid) -> tuple[NDArray[np.intp], N
     return starts.astype(np.intp), members[order].astype(np.intp)
 
 
+def clipped_range(start: int, count: int, stop: int, first: int = 0) -> range:
+    """``start .. start + count`` without what lies outside ``first .. stop``; may be empty.
+
+    Where ``count`` is more than there is room for and the two overlap, all of ``first .. stop``.
+    """
+    low, high = max(start, first), min(start + count, stop)
+    if low < high and stop - first < count:
+        return range(first, stop)
+    return range(low, max(low, high))
+
+
+def shifted_range(start: int, count: int, stop: int, first: int = 0) -> range:
+    """``count`` numbers from ``start``, moved as little as needed to lie in ``first .. stop``.
+
+    Raises:
+        ValueError: where ``stop`` lies before ``first`` or there is no room for ``count``.
+    """
+    if stop < first:
+        raise ValueError(f"the range from {first} ends before it starts, at {stop}")
+    if count <= 0:
+        return range(0)
+    if stop - first < count:
+        raise ValueError(f"no room for {count} numbers from {first} to below {stop}")
+    low = min(max(start, first), stop - count)
+    return range(low, low + count)
+
+
+def centred_box(centre: tuple[float, float], size: tuple[int, int], shape: tuple[int, int]) -> Box:
+    """The box of ``size`` whose middle is the pixel ``centre``, moved to lie inside ``shape``.
+
+    All (y, x). Of an even size, one pixel more lies before the centre than after it.
+
+    Raises:
+        ValueError: where ``size`` is larger than ``shape``.
+    """
+    rows, cols = (
+        shifted_range(int(np.ceil(c - n / 2)), n, length)
+        for c, n, length in zip(centre, size, shape, strict=True)
+    )
+    return Box.at((rows.start, cols.start), size)
+
+
+def size_for_overlap(length: float, overlap: float) -> float:
+    """The length at which a circular correlation tells all shifts apart, for one axis.
+
+    Args:
+        length: of both images.
+        overlap: the least share of it, 0 to 1, by which they are known to overlap.
+
+    Raises:
+        ValueError: for an overlap outside 0 to 1.
+    """
+    if not 0 <= overlap <= 1:
+        raise ValueError(f"an overlap is a share from 0 to 1, not {overlap}")
+    return float(length) if overlap >= 0.5 else 2 * length * (1 - overlap)
+
+
+def power_of_two(length: float) -> int:
+    """The smallest power of two that is not below ``length``."""
+    return 1 << max(0, int(np.ceil(length)) - 1).bit_length()
+
+
 def as_pair(value: Any, what: str) -> tuple[int, int]:
     """One whole number or two as (y, x).
 

@@ -19,6 +19,9 @@ FLOORS = (
         "alignment",
     ),
     (
+        "noise",
+        "pixels",
+        "phase",
         "subpixel",
         "correlate",
         "render",

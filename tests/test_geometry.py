@@ -13,9 +13,14 @@ from mosaicreg.geometry import (
     TileGrid,
     as_pair,
     bounding_box,
+    centred_box,
+    clipped_range,
     group_by_block,
     nearest_pixel,
     owned_boxes,
+    power_of_two,
+    shifted_range,
+    size_for_overlap,
 )
 
 
@@ -102,3 +107,80 @@ def test_one_number_stands_for_both_axes() -> None:
         as_pair((1, 2, 3), "side")
     with pytest.raises(ValueError, match="side must be one whole number"):
         as_pair(1.5, "side")
+
+
+# --- ranges, regions, sizes ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ((0, 16, 32), range(16)),
+        ((-3, 16, 32), range(13)),
+        ((24, 16, 32), range(24, 32)),
+        ((-3, 4, 10), range(1)),
+        ((5, 16, 10), range(10)),
+        ((40, 16, 32), range(0)),
+        ((40, 99, 32), range(0)),
+        ((3, -2, 32), range(0)),
+    ],
+)
+def test_clipped_ranges(arguments, expected) -> None:
+    assert list(clipped_range(*arguments)) == list(expected)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ((-3, 16, 32), range(16)),
+        ((24, 16, 32), range(16, 32)),
+        ((3, 5, 9, 2), range(3, 8)),
+        ((5, 0, 9), range(0)),
+        ((5, -3, 9), range(0)),
+    ],
+)
+def test_shifted_ranges(arguments, expected) -> None:
+    assert list(shifted_range(*arguments)) == list(expected)
+
+
+@given(st.integers(-60, 60), st.integers(1, 60), st.integers(-60, 60), st.integers(-60, 60))
+def test_a_shifted_range_is_the_nearest_that_fits(start, count, stop, first) -> None:
+    if stop - first < count:
+        with pytest.raises(ValueError, match=r"no room|ends before"):
+            shifted_range(start, count, stop, first)
+        return
+    found = shifted_range(start, count, stop, first)
+    choices = range(first, stop - count + 1)
+    assert len(found) == count
+    assert found.start == min(choices, key=lambda k: abs(k - start))
+    inside = [k for k in range(start, start + count) if first <= k < stop]
+    assert set(inside) <= set(clipped_range(start, count, stop, first))
+
+
+@pytest.mark.parametrize(
+    ("centre", "size", "rows"),
+    [
+        ((8, 8), (4, 4), (6, 10)),
+        ((8, 8), (5, 5), (6, 11)),
+        ((0, 0), (4, 4), (0, 4)),
+        ((15, 15), (4, 4), (12, 16)),
+    ],
+)
+def test_regions_around_a_pixel(centre, size, rows) -> None:
+    assert centred_box(centre, size, (16, 16)) == Box(rows[0], rows[0], rows[1], rows[1])
+
+
+def test_a_region_larger_than_the_image() -> None:
+    with pytest.raises(ValueError, match="no room"):
+        centred_box((8, 8), (4, 17), (16, 16))
+
+
+def test_lengths_for_correlation() -> None:
+    shares = (0, 0.05, 0.1, 0.25, 0.5, 0.9, 1)
+    assert [size_for_overlap(100, s) for s in shares] == [200, 190, 180, 150, 100, 100, 100]
+    assert [power_of_two(n) for n in (1, 2, 2.5, 128, 190, 256.0, 257)] == [
+        1, 2, 4, 128, 256, 256, 512
+    ]  # fmt: skip
+    for bad in (-0.1, 1.1, float("nan")):
+        with pytest.raises(ValueError, match="share"):
+            size_for_overlap(100, bad)
