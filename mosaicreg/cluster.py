@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any
-
-from mosaicreg.errors import InputError
 
 Progress = Callable[[str, int, int], None]
 """Called with (stage, done, total) as work goes on."""
 
 IN_FLIGHT = 4
 """Tasks handed to a cluster at a time, per thread of its workers: enough to keep all busy."""
+COUNT_EVERY = 2.0
+"""Seconds between two looks at how many workers there are: clusters grow and shrink."""
 
 
 def run_tasks(tasks: Sequence[Any], stage: str, progress: Progress | None = None) -> list[Any]:
@@ -81,24 +81,30 @@ def _run_on_client(
     from distributed import as_completed
 
     results: list[Any] = [None] * len(tasks)
-    threads = sum(client.nthreads().values()) or 1
     waiting = iter(enumerate(tasks))
     numbers: dict[Any, int] = {}
 
     def submit(count: int) -> list[Any]:
-        batch = list(islice(waiting, count))
+        batch = list(islice(waiting, max(0, count)))
         futures = client.compute([task for _, task in batch], retries=2) if batch else []
         numbers.update((f.key, k) for f, (k, _) in zip(futures, batch, strict=True))
         return list(futures)
 
-    completed = as_completed(submit(IN_FLIGHT * threads))
+    room, counted = IN_FLIGHT * _threads(client), time.monotonic()
+    completed = as_completed(submit(room))
     for done, future in enumerate(completed, start=1):
         results[numbers.pop(future.key)] = future.result()
         future.release()
         report(stage, done, len(tasks))
-        for following in submit(1):
+        if time.monotonic() - counted > COUNT_EVERY:
+            room, counted = IN_FLIGHT * _threads(client), time.monotonic()
+        for following in submit(room - len(numbers)):
             completed.add(following)
     return results
+
+
+def _threads(client: Any) -> int:
+    return sum(client.nthreads().values()) or 1
 
 
 @contextmanager
@@ -120,86 +126,3 @@ def one_blas_thread() -> None:
         from threadpoolctl import threadpool_limits
 
         threadpool_limits(limits=1, user_api="blas")
-
-
-@contextmanager
-def computing(
-    scheduler: str | None = None,
-    workers: int | None = None,
-    memory_limit: str | None = None,
-) -> Iterator[str]:
-    """Compute on a cluster, on worker processes here, or on threads of this process while inside.
-
-    Args:
-        scheduler: address of a running dask scheduler.
-        workers: how many; one per processor core where None.
-        memory_limit: of each worker, e.g. ``"2GB"``; a limit needs worker processes.
-
-    Yields:
-        Where the work is done, in words.
-
-    Raises:
-        InputError: where the scheduler cannot be reached, or options contradict each other.
-    """
-    count = workers or os.cpu_count() or 1
-    if count < 1:
-        raise InputError(f"--workers must be at least 1, not {count}")
-    if scheduler is not None:
-        if workers is not None or memory_limit is not None:
-            raise InputError(
-                "the workers of a --scheduler are already there: leave out --workers and "
-                "--memory-limit"
-            )
-        with _client_of(scheduler) as client:
-            yield f"on {scheduler}, {len(client.nthreads())} workers"
-    elif memory_limit is not None:
-        with _worker_processes(count, memory_limit):
-            yield f"on {count} worker processes of {memory_limit}"
-    else:
-        import dask
-
-        with dask.config.set(scheduler="threads", num_workers=count):
-            yield f"on {count} threads"
-
-
-@contextmanager
-def _client_of(address: str) -> Iterator[Any]:
-    from distributed import Client
-
-    try:
-        client = Client(address, timeout=20)
-    except (OSError, ValueError, TimeoutError) as error:
-        raise InputError(f"no dask scheduler answers at {address} ({error})") from None
-    try:
-        if not client.nthreads():
-            try:
-                client.wait_for_workers(1, timeout=60)
-            except TimeoutError:
-                raise InputError(f"the scheduler at {address} has had no worker for 60 s") from None
-        yield client
-    finally:
-        client.close()
-
-
-@contextmanager
-def _worker_processes(count: int, memory_limit: str) -> Iterator[None]:
-    import dask
-    from distributed import Client, LocalCluster
-
-    settings = {
-        # Tasks keep little: hand them out as workers get free, and never spill.
-        "distributed.scheduler.worker-saturation": 1.0,
-        "distributed.worker.memory.spill": False,
-        "distributed.worker.memory.target": False,
-    }
-    with (
-        dask.config.set(settings),
-        LocalCluster(
-            n_workers=count,
-            threads_per_worker=1,
-            memory_limit=memory_limit,
-            dashboard_address=None,
-        ) as cluster,
-        Client(cluster),
-    ):
-        yield

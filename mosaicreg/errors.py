@@ -54,8 +54,12 @@ class StorageError(Exception):
     """The output cannot be written now; the message says where, why, and how to go on."""
 
 
-def missing_extra(package: str, extra: str, purpose: str) -> ImportError:
+class MissingExtraError(ImportError):
+    """An optional package is not installed; the message says how to install it."""
+
+
+def missing_extra(package: str, extra: str, purpose: str) -> MissingExtraError:
     """The error to raise where an optional package is not installed."""
-    return ImportError(
+    return MissingExtraError(
         f'{purpose} needs {package}: python -m pip install "mosaicreg[{extra}]"', name=package
     )

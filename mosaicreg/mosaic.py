@@ -123,6 +123,19 @@ class Mosaic:
         return bounding_box(owned_boxes(self.positions, self.shapes)).shape
 
     @property
+    def nbytes(self) -> int:
+        """Bytes of all tiles' pixels."""
+        pixels = int(self.shapes.prod(axis=1).sum())
+        return pixels * int(np.prod(self.leading, dtype=np.int64)) * self.dtype.itemsize
+
+    @property
+    def some_files(self) -> list[Path]:
+        """The first and the last tile's file; [] where tiles are not files."""
+        if not isinstance(self.source, FileSource):
+            return []
+        return [self.source.path(k) for k in sorted({0, len(self) - 1})]
+
+    @property
     def max_shift(self) -> int:
         """How far, in px per axis, a tile is looked for around the stage's word by default.
 

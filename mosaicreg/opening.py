@@ -106,7 +106,8 @@ def open_mosaic(
         positions=places,
         shapes=shapes,
         source=FileSource(
-            folder=found.folder,
+            # Workers may stand in another folder than this process.
+            folder=found.folder.absolute(),
             paths=as_names(found.files),
             dtype=first.dtype,
             leading=first.shape[:-2],

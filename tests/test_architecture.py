@@ -45,6 +45,7 @@ FLOORS = (
     ),
     (
         "cluster",
+        "clusters",
         "registration",
         "assembly",
         "archive",
@@ -61,7 +62,7 @@ FLOORS = (
     ),
 )
 ORDER = {room: k for k, room in enumerate(room for floor in FLOORS for room in floor)}
-DASK_ROOMS = {"cluster", "assembly", "archive", "verification"}
+DASK_ROOMS = {"cluster", "clusters", "assembly", "archive", "verification"}
 MATPLOTLIB_ROOMS = {"report"}
 FILE_FREE_FLOORS = {*FLOORS[0], *FLOORS[1]}
 

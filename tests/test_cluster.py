@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mosaicreg import InputError, register
-from mosaicreg.cluster import computing, current_client, delayed_call, run_tasks
+from mosaicreg.cluster import current_client, delayed_call, run_tasks
 
 
 def double(value: int) -> int:
@@ -35,7 +35,7 @@ def test_a_cluster_is_used_when_it_is_there(acquisition) -> None:
 
     expected = register(acquisition.mosaic)
     with (
-        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster,
         Client(cluster) as client,
     ):
         assert current_client() is client
@@ -59,11 +59,3 @@ def test_an_error_in_a_task_is_that_error() -> None:
 
     with pytest.raises(InputError, match="tile 7 is odd"):
         run_tasks([delayed_call(fail)], "work")
-
-
-def test_where_work_is_done_is_said() -> None:
-    with computing(workers=2) as place:
-        assert place == "on 2 threads"
-        assert dask.config.get("num_workers") == 2
-    with pytest.raises(InputError, match="already there"), computing("tcp://x:1", workers=2):
-        pass

@@ -147,7 +147,10 @@ output_options = option_group(
 )  # fmt: skip
 
 run_options = option_group(
-    click.option("--scheduler", metavar="ADDRESS", help="A running dask scheduler, tcp://..."),
+    click.option("--scheduler", metavar="ADDRESS",
+                 help="A running dask scheduler, tcp://... or tls://..."),
+    click.option("--cluster", type=PATH, metavar="FILE",
+                 help="A cluster to start for this job: SLURM, SSH, Kubernetes... (YAML)."),
     click.option("--workers", type=click.IntRange(min=1), metavar="N",
                  help="How many tasks at a time on this machine. [default: one per core]"),
     click.option("--memory-limit", metavar="SIZE",

@@ -40,7 +40,7 @@ def doctor(input: Path, output: Path | None, as_json: bool, **options: Any) -> N
         mosaic = open_tiles(input, options)
         if not as_json:
             click.echo(mosaic)
-        with working(options) as progress:
+        with working(options, mosaic) as progress:
             diagnosis = examine(
                 mosaic, channel=options["channel"], plane=options["plane"], progress=progress
             )

@@ -21,25 +21,42 @@ if TYPE_CHECKING:
 @contextmanager
 def errors_for_people() -> Iterator[None]:
     """Turn errors that people can mend into a message and exit code 2."""
-    from mosaicreg.errors import ImageError, InputError
+    from mosaicreg.errors import ImageError, InputError, MissingExtraError
 
     try:
         yield
-    except (InputError, ImageError) as error:
+    except (InputError, ImageError, MissingExtraError) as error:
         click.echo(f"mosaicreg: {error}", err=True)
         sys.exit(BAD_INPUT)
 
 
 @contextmanager
-def working(options: dict[str, Any]) -> Iterator[Any]:
-    """A place to compute and a progress display, as the options ask."""
-    from mosaicreg.cluster import computing
+def working(
+    options: dict[str, Any], mosaic: Mosaic | None = None, output: Path | None = None
+) -> Iterator[Any]:
+    """A place to compute and a progress display, as the options ask.
+
+    With the tiles and the output at hand, workers elsewhere are asked whether they see them.
+    """
+    from mosaicreg.clusters import check_shared, computing
     from mosaicreg.progress import show_progress
 
-    where = computing(options["scheduler"], options["workers"], options["memory_limit"])
-    with where as place, show_progress(options["quiet"]) as progress:
+    def tell(words: str) -> None:
         if not options["quiet"]:
-            click.echo(f"Working {place}", err=True)
+            click.echo(words, err=True)
+
+    where = computing(
+        options["scheduler"],
+        options["cluster"],
+        options["workers"],
+        options["memory_limit"],
+        mosaic.nbytes if mosaic is not None else 0,
+        tell,
+    )
+    with where as place, show_progress(options["quiet"]) as progress:
+        tell(f"Working {place}")
+        if mosaic is not None:
+            check_shared(mosaic.some_files, output)
         yield progress
 
 

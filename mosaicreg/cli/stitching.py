@@ -27,7 +27,8 @@ Examples:
   mosaicreg stitch tiles/ -o out.ome.zarr
   mosaicreg stitch tiles/ -o out.ome.zarr --pattern "r{row}_c{col}.png" --overlap 0.1
   mosaicreg stitch tiles/ -o out.ome.zarr --positions stage.csv --pixel-size 0.325
-  mosaicreg stitch tiles/ -o out.ome.zarr --scheduler tcp://10.0.0.1:8786"""
+  mosaicreg stitch tiles/ -o out.ome.zarr --scheduler tcp://10.0.0.1:8786
+  mosaicreg stitch tiles/ -o out.ome.zarr --cluster slurm.yaml"""
 )
 @click.argument("input", type=PATH)
 @click.option("-o", "--output", type=PATH, required=True, help="The archive to write, .ome.zarr.")
@@ -52,7 +53,7 @@ def stitch(input: Path, output: Path, **options: Any) -> None:
         if options["layout_out"]:
             check_layout_file(options["layout_out"])
         click.echo(mosaic)
-        with working(options) as progress:
+        with working(options, mosaic, output) as progress:
             if options["no_register"]:
                 layout = stage_layout(mosaic)
             else:
@@ -89,7 +90,7 @@ def register(input: Path, output: Path, **options: Any) -> None:
         check_layout_file(output, options["overwrite"])
         mosaic = open_tiles(input, options)
         click.echo(mosaic)
-        with working(options) as progress:
+        with working(options, mosaic) as progress:
             layout = registered(mosaic, options, progress)
         save_layout(output, mosaic, layout, made_by(mosaic, options))
         click.echo(f"Wrote {output}")
@@ -120,7 +121,7 @@ def assemble(layout: Path, output: Path, **options: Any) -> None:
             mosaic = replace(mosaic, pixel_size=(options["pixel_size"],) * 2)
         check_output(output, options, mosaic)
         click.echo(mosaic)
-        with working(options) as progress:
+        with working(options, mosaic, output) as progress:
             assemble_archive(mosaic, placed, output, options, made_by(mosaic, options), progress)
         click.echo(f"Wrote {output}")
 

@@ -1,0 +1,448 @@
+"""Making clusters: from a scheduler's address, from a cluster file, or on this machine.
+
+A cluster file is YAML with these keys and no others:
+
+- ``kind``: one of `KINDS`.
+- ``options``: arguments of the class that makes such a cluster, as its own documentation has them.
+- ``scale``: how many workers; or ``adapt``: ``{minimum: 1, maximum: 40}``, as work demands.
+- ``dask``: dask configuration, nested or dotted; it goes before `SETTINGS`.
+- ``wait``: how long the first worker may take, e.g. ``30m``.
+
+``cluster-configs/`` holds one for each kind.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from mosaicreg.errors import InputError, MissingExtraError, missing_extra
+from mosaicreg.imagefile import write_atomically
+
+ENVIRONMENT = "distributed.nanny.pre-spawn-environ."
+SETTINGS: Mapping[str, Any] = MappingProxyType(
+    {
+        # A worker gets a task when it is free for it, not before: nothing piles up in its memory.
+        "distributed.scheduler.worker-saturation": 1.0,
+        # Tasks keep nothing but receipts: what a worker would spill, it would only need again.
+        "distributed.worker.memory.target": False,
+        "distributed.worker.memory.spill": False,
+        # Free memory goes back to the system, so that the limit is about what is in use.
+        ENVIRONMENT + "MALLOC_TRIM_THRESHOLD_": 65536,
+        # One task fills one core: no threads of BLAS or zarr beside it.
+        ENVIRONMENT + "OMP_NUM_THREADS": 1,
+        ENVIRONMENT + "OPENBLAS_NUM_THREADS": 1,
+        ENVIRONMENT + "MKL_NUM_THREADS": 1,
+        ENVIRONMENT + "ZARR_THREADING__MAX_WORKERS": 1,
+    }
+)
+"""What suits mosaicreg's tasks, in dask's configuration, for clusters that are made here."""
+LARGE = 4 << 30
+"""Bytes of all tiles from which on worker processes are worth their start of a few seconds."""
+CONNECT = 20.0
+"""Seconds that a scheduler may take to answer."""
+ALIKE = ("mosaicreg", "numpy", "scipy", "zarr")
+"""Packages whose versions should not differ between machines: results would."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How a kind of cluster is made.
+
+    Args:
+        module, name: the class.
+        extra: what has to be installed for it.
+        package: what that installs.
+        wait: seconds that the first worker may take where the file does not say.
+        batch: whether dask-jobqueue writes job scripts for it.
+        scales: whether the number of workers can be chosen.
+    """
+
+    module: str
+    name: str
+    extra: str = ""
+    package: str = ""
+    wait: float = 60
+    batch: bool = False
+    scales: bool = True
+
+
+def _batch_system(name: str) -> Kind:
+    return Kind("dask_jobqueue", name, "hpc", "dask-jobqueue", wait=3600, batch=True)
+
+
+KINDS: Mapping[str, Kind] = MappingProxyType(
+    {
+        "local": Kind("distributed", "LocalCluster"),
+        "ssh": Kind("distributed", "SSHCluster", "hpc", "asyncssh", scales=False),
+        "slurm": _batch_system("SLURMCluster"),
+        "pbs": _batch_system("PBSCluster"),
+        "sge": _batch_system("SGECluster"),
+        "lsf": _batch_system("LSFCluster"),
+        "htcondor": _batch_system("HTCondorCluster"),
+        "kubernetes": Kind(
+            "dask_kubernetes.operator", "KubeCluster", "kubernetes", "dask-kubernetes", wait=3600
+        ),
+        "gateway": Kind("dask_gateway", "GatewayCluster", "gateway", "dask-gateway", wait=3600),
+    }
+)
+
+
+@dataclass(frozen=True)
+class ClusterFile:
+    """What a cluster file says, checked; see the module's docstring for its keys.
+
+    ``dask`` is flat, with dotted keys, and includes `SETTINGS`; ``wait`` is in seconds.
+    """
+
+    path: Path
+    kind: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    scale: int | None = None
+    adapt: Mapping[str, int] | None = None
+    dask: Mapping[str, Any] = field(default_factory=dict)
+    wait: float = 60
+
+    def arguments(self) -> dict[str, Any]:
+        """The options, and what carries the dask configuration to workers elsewhere."""
+        options = dict(self.options)
+        if KINDS[self.kind].batch:
+            exports = [f"export {k}={shlex.quote(v)}" for k, v in environment(self.dask).items()]
+            options["job_script_prologue"] = [*exports, *options.get("job_script_prologue", ())]
+        if self.kind == "kubernetes":
+            options["env"] = {**environment(self.dask), **options.get("env", {})}
+        return options
+
+
+def read_cluster_file(path: Path) -> ClusterFile:
+    """Read and check a cluster file.
+
+    Raises:
+        InputError: for a missing file, text that is no YAML, and all keys and values that cannot
+            be meant, together.
+    """
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: there is no such cluster file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: unreadable ({error})") from None
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: not a cluster file: it must hold keys and values, kind first")
+    problems = list(_problems(content))
+    if problems:
+        raise InputError(f"{path} is not a cluster file that can be used", problems)
+    kind = content["kind"]
+    return ClusterFile(
+        path=path,
+        kind=kind,
+        options=content.get("options") or {},
+        scale=content.get("scale"),
+        adapt=content.get("adapt"),
+        dask={**SETTINGS, **_flat(content.get("dask") or {})},
+        wait=_seconds(content["wait"]) if "wait" in content else KINDS[kind].wait,
+    )
+
+
+def environment(dask_config: Mapping[str, Any]) -> dict[str, str]:
+    """Dask configuration as environment variables, for workers that start elsewhere."""
+    variables = {}
+    for key, value in dask_config.items():
+        if key.startswith(ENVIRONMENT):
+            variables[key.removeprefix(ENVIRONMENT)] = str(value)
+        else:
+            name = key.replace("-", "_").replace(".", "__").upper()
+            variables[f"DASK_{name}"] = value if isinstance(value, str) else repr(value)
+    return variables
+
+
+@contextmanager
+def computing(
+    scheduler: str | None = None,
+    cluster: str | Path | None = None,
+    workers: int | None = None,
+    memory_limit: str | None = None,
+    size: int = 0,
+    tell: Callable[[str], None] = lambda words: None,
+) -> Iterator[str]:
+    """Compute on a cluster, on worker processes here, or on threads of this process while inside.
+
+    Args:
+        scheduler: address of a running dask scheduler, ``tcp://...`` or ``tls://...``; TLS
+            certificates come from dask's configuration (``distributed.comm.tls``).
+        cluster: a cluster file.
+        workers: how many on this machine; one per processor core where None.
+        memory_limit: of each worker, e.g. ``"2GB"``; a limit needs worker processes.
+        size: bytes of all tiles: from `LARGE` on, this machine computes with worker processes.
+        tell: told what is waited for.
+
+    Yields:
+        Where the work is done and, where there was a choice, why; in words.
+
+    Raises:
+        InputError: where the scheduler cannot be reached, the cluster file is wrong, no worker
+            comes, workers lack mosaicreg, or options contradict each other.
+        MissingExtraError: where the kind of cluster needs a package that is not installed.
+    """
+    if workers is not None and workers < 1:
+        raise InputError(f"--workers must be at least 1, not {workers}")
+    given = [
+        name
+        for name, value in (
+            ("--scheduler", scheduler),
+            ("--cluster", cluster),
+            ("--workers or --memory-limit", workers or memory_limit),
+        )
+        if value is not None
+    ]
+    if len(given) > 1:
+        raise InputError(f"{' and '.join(given)} contradict each other: give one of them")
+    if scheduler is not None:
+        with _client_of(scheduler, tell) as client:
+            yield f"on {scheduler}, {_count(client)}"
+    elif cluster is not None:
+        file = read_cluster_file(Path(cluster))
+        with _started(file) as made, _client_of(made, tell, file.wait) as client:
+            yield f"on the {file.kind} cluster of {file.path.name}, {_count(client)}"
+    else:
+        with _this_machine(workers, memory_limit, size) as words:
+            yield words
+
+
+@contextmanager
+def _this_machine(workers: int | None, memory_limit: str | None, size: int) -> Iterator[str]:
+    import dask
+    from dask.system import CPU_COUNT
+
+    count = workers or CPU_COUNT
+    amount = f"{size / 1e9:.1f} GB of tiles"
+    if memory_limit is None and size < LARGE:
+        with dask.config.set(scheduler="threads", num_workers=count):
+            yield f"on {count} threads" + (f" ({amount}: a small job)" if size else "")
+        return
+    if memory_limit is None:
+        why = f"({amount}: a large job)"
+    else:
+        why = f"of {memory_limit}"
+    options = {
+        "n_workers": count,
+        "threads_per_worker": 1,
+        "memory_limit": memory_limit or "auto",
+        "dashboard_address": ":0",
+    }
+    file = ClusterFile(Path(), "local", options, dask=SETTINGS)
+    with _started(file) as made, _client_of(made, lambda words: None):
+        yield f"on {count} worker processes {why}"
+
+
+@contextmanager
+def _started(file: ClusterFile) -> Iterator[Any]:
+    """The cluster that a file describes, while inside."""
+    import dask
+
+    kind = KINDS[file.kind]
+    with dask.config.set(dict(file.dask)):
+        try:
+            make = getattr(import_module(kind.module), kind.name)
+            cluster = make(**file.arguments())
+        except ImportError as error:
+            raise _missing(kind, error) from error
+        except (TypeError, ValueError, OSError, RuntimeError) as error:
+            reason = str(error).strip() or type(error).__name__
+            where = f"{file.path}: " if file.path.name else ""
+            raise InputError(
+                f"{where}no {file.kind} cluster can be made with these options: {reason}"
+            ) from error
+        try:
+            if file.adapt is not None:
+                cluster.adapt(**file.adapt)
+            elif file.scale is not None and kind.batch:
+                # A job that dies is replaced by an adaptive cluster only, not by a scaled one.
+                cluster.adapt(minimum=file.scale, maximum=file.scale)
+            elif file.scale is not None:
+                cluster.scale(file.scale)
+            yield cluster
+        finally:
+            cluster.close()
+
+
+def _missing(kind: Kind, error: ImportError) -> ImportError:
+    """What to say where a package is not there."""
+    if isinstance(error, MissingExtraError) or not kind.extra:
+        return error
+    return missing_extra(kind.package, kind.extra, f"a cluster of kind {kind.name}")
+
+
+@contextmanager
+def _client_of(place: Any, tell: Callable[[str], None], wait: float = 60) -> Iterator[Any]:
+    """A client of an address or a cluster that has at least one worker, fit for the work."""
+    from distributed import Client
+
+    try:
+        client = Client(place, timeout=CONNECT)
+    except (OSError, ValueError, TimeoutError) as error:
+        raise InputError(
+            f"no dask scheduler answers at {place} ({error}); the address starts with tls:// where "
+            "it wants TLS, and the certificates come from DASK_DISTRIBUTED__COMM__TLS__..."
+        ) from None
+    try:
+        if not client.nthreads():
+            tell(f"Waiting for the first worker, {wait:.0f} s at most")
+            try:
+                client.wait_for_workers(1, timeout=wait)
+            except TimeoutError:
+                name = place if isinstance(place, str) else "the cluster"
+                raise InputError(f"{name} has had no worker for {wait:.0f} s") from None
+        _check_versions(client, tell)
+        yield client
+    finally:
+        client.close()
+
+
+def _count(client: Any) -> str:
+    n = len(client.nthreads())
+    return f"{n} worker{'s' * (n != 1)} so far"
+
+
+def _check_versions(client: Any, tell: Callable[[str], None]) -> None:
+    """All workers must have this mosaicreg, and should have the same of what its results need."""
+    found = client.get_versions(packages=list(ALIKE))
+    here = found["client"]["packages"]
+    bad, odd = [], []
+    for address, facts in sorted(found["workers"].items()):
+        there = facts["packages"]
+        if there["mosaicreg"] != here["mosaicreg"]:
+            bad.append(f"{address} has {there['mosaicreg'] or 'none'}, here is {here['mosaicreg']}")
+        odd += [
+            f"{address}: {name} {there[name]}, here {here[name]}"
+            for name in ALIKE[1:]
+            if there[name] != here[name]
+        ]
+    if bad:
+        raise InputError("workers need the same mosaicreg as this machine", bad)
+    if odd:
+        tell("Versions differ, and so may results: " + "; ".join(odd[:5]))
+
+
+def check_shared(folders: list[Path], output: Path | None = None) -> None:
+    """Make sure that the workers of the current client see the same folders under the same paths.
+
+    Asks one worker on each host. Nothing is asked where there is no cluster.
+
+    Args:
+        folders: that are read.
+        output: a file or folder to be written; a small file is put beside it for a moment.
+
+    Raises:
+        InputError: which host does not see which folder.
+    """
+    from mosaicreg.cluster import current_client
+
+    client = current_client()
+    if client is None:
+        return
+    hosts = {address.rsplit(":", 1)[0]: address for address in client.nthreads()}
+    wanted = [str(f.absolute()) for f in folders]
+    mark = None
+    if output is not None:
+        parent = output.absolute().parent
+        mark = parent / f".{output.name}.seen-by-workers"
+        write_atomically(mark, b"")
+        wanted.append(str(mark))
+    try:
+        seen = client.run(_exist, wanted, workers=list(hosts.values()))
+    finally:
+        if mark is not None:
+            mark.unlink(missing_ok=True)
+    problems = [
+        f"{host.split('//')[-1]} does not see {Path(path).parent if path == str(mark) else path}"
+        for host, address in hosts.items()
+        for path, there in zip(wanted, seen[address], strict=True)
+        if not there
+    ]
+    if problems:
+        raise InputError(
+            "workers must see tiles and output under the same paths as this machine (a shared "
+            "file system), or both must be object stores (s3://...)",
+            problems,
+        )
+
+
+def _exist(paths: list[str]) -> list[bool]:
+    return [Path(p).exists() for p in paths]
+
+
+# --- cluster files -------------------------------------------------------------------------------
+
+_KEYS = {"kind", "options", "scale", "adapt", "dask", "wait"}
+
+
+def _problems(content: dict[Any, Any]) -> Iterator[str]:
+    """What is wrong with a cluster file, one sentence each."""
+    for key in content:
+        if key not in _KEYS:
+            yield f"{key!r} is not a key of a cluster file; those are {', '.join(sorted(_KEYS))}"
+    name = content.get("kind")
+    kind = KINDS.get(name) if isinstance(name, str) else None
+    if kind is None:
+        yield f"kind is {name!r}, not one of {', '.join(KINDS)}"
+    for key in ("options", "dask", "adapt"):
+        if not isinstance(content.get(key) or {}, dict):
+            yield f"{key} is {content[key]!r}, not keys and values"
+    scale, adapt = content.get("scale"), content.get("adapt")
+    if scale is not None and (not _whole(scale) or scale < 1):
+        yield f"scale is {scale!r}, not a number of workers"
+    if isinstance(adapt, dict):
+        yield from _adapt_problems(adapt)
+    if scale is not None and adapt is not None:
+        yield "scale and adapt contradict each other; give one of them"
+    if kind and not kind.scales and (scale is not None or adapt is not None):
+        yield f"a cluster of kind {name} has the workers that its options name: no scale or adapt"
+    if kind and kind.scales and name != "local" and scale is adapt is None:
+        yield f"a cluster of kind {name} starts without workers: say scale or adapt"
+    if "wait" in content and _seconds(content["wait"]) <= 0:
+        yield f"wait is {content['wait']!r}, not a time such as 30m"
+
+
+def _adapt_problems(adapt: dict[Any, Any]) -> Iterator[str]:
+    if set(adapt) != {"minimum", "maximum"}:
+        yield f"adapt has {', '.join(map(str, adapt)) or 'nothing'}, not minimum and maximum"
+    elif not all(_whole(v) for v in adapt.values()) or not (
+        0 <= adapt["minimum"] <= adapt["maximum"] and adapt["maximum"] > 0
+    ):
+        yield f"adapt goes from {adapt['minimum']!r} to {adapt['maximum']!r} workers"
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _seconds(value: Any) -> float:
+    """A time like ``30m`` in seconds; -1 where it is none."""
+    from dask.utils import parse_timedelta
+
+    try:
+        return float(parse_timedelta(value))
+    except (KeyError, TypeError, ValueError):
+        return -1.0
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested configuration with dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
