@@ -75,7 +75,7 @@ def write_ome_zarr(
     omezarr.clear_for(store, overwrite)
     omezarr.create(store, plan)
     if layout is not None:
-        _store_layout(store, layout, mosaic)
+        store_layout(store, layout, mosaic)
     if provenance is not None:
         omezarr.write_facts(store, provenance)
     run_tasks(_shard_tasks(image, store, plan), "write", progress)
@@ -128,7 +128,8 @@ def _write_block(
     return np.ones((1,) * block.ndim, dtype=np.uint8)
 
 
-def _store_layout(store: Store, layout: Layout, mosaic: Mosaic | None) -> None:
+def store_layout(store: Store, layout: Layout, mosaic: Mosaic | None) -> None:
+    """Write a layout, its pairs and the tiles' paths, where known, into an archive that exists."""
     place = {"tile": layout.names, "y": layout.positions[:, 0], "x": layout.positions[:, 1]}
     shape = {"height": layout.shapes[:, 0], "width": layout.shapes[:, 1]}
     source = mosaic.source if mosaic else None

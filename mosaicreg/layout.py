@@ -333,7 +333,7 @@ def save_layout(
             columns[PATH_COLUMN] = files
         if suffix == ".json":
             columns |= {"height": layout.shapes[:, 0], "width": layout.shapes[:, 1]}
-            facts = _facts(layout, provenance)
+            facts = {"pixel_size": mosaic.pixel_size, **_facts(layout, provenance)}
         table = PositionTable(names, layout.positions, columns, facts)
     write_positions(path, table, layout.shapes)
 
@@ -351,6 +351,9 @@ def load_layout(path: Path, need_tiles: bool = True) -> tuple[Mosaic, Layout]:
     """
     table = read_positions(path)
     mosaic = open_mosaic(path) if need_tiles else _without_tiles(path, table)
+    if mosaic.pixel_size is None and table.facts.get("pixel_size"):
+        y, x = table.facts["pixel_size"]
+        mosaic = replace(mosaic, pixel_size=(float(y), float(x)))
     layout = layout_from_columns(mosaic, table.columns)
     if "pairs" in table.facts:
         pairs = Pairs.from_columns(table.facts["pairs"], table.facts.get("null_z", ()))

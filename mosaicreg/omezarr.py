@@ -7,7 +7,7 @@ image, the group ``mosaicreg`` holds tables (zarr arrays, one per column) and pr
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 from zlib import crc32
@@ -143,7 +143,7 @@ def finish(place: Place, pyramid: Pyramid) -> None:
 
     if "c" not in pyramid.axes:
         return
-    root = zarr.open_group(open_store(place).zarr(), mode="r+")
+    root = zarr.open_group(open_store(place).zarr(read_only=True), mode="r")
     small: Any = root[str(pyramid.levels - 1)]
     at = pyramid.axes.index("c")
     ranges = []
@@ -153,7 +153,16 @@ def finish(place: Place, pyramid: Pyramid) -> None:
         known = values[np.isfinite(values)] if values.dtype.kind == "f" else values
         low, high = np.percentile(known, (0.5, 99.5)) if known.size else (0, 1)
         ranges.append((float(low), float(max(high, low + 1e-6))))
-    root.attrs["ome"] = _ome_metadata(pyramid, ranges)
+    write_display(place, pyramid, ranges)
+
+
+def write_display(place: Place, pyramid: Pyramid, ranges: Sequence[tuple[float, float]]) -> None:
+    """Store each channel's name, colour, and the values to show as black and as white."""
+    import zarr
+
+    zarr.open_group(open_store(place).zarr(), mode="r+").attrs["ome"] = _ome_metadata(
+        pyramid, ranges
+    )
 
 
 def write_shard(
@@ -350,7 +359,7 @@ def _few_threads() -> Any:
     return zarr.config.set({"async.concurrency": 4})
 
 
-def _ome_metadata(pyramid: Pyramid, ranges: list[tuple[float, float]] | None) -> dict[str, Any]:
+def _ome_metadata(pyramid: Pyramid, ranges: Sequence[tuple[float, float]] | None) -> dict[str, Any]:
     from yaozarrs import v05
 
     size = pyramid.pixel_size or (1.0, 1.0)
@@ -396,7 +405,7 @@ def _ome_metadata(pyramid: Pyramid, ranges: list[tuple[float, float]] | None) ->
     return dumped
 
 
-def _channels(pyramid: Pyramid, ranges: list[tuple[float, float]]) -> list[dict[str, Any]]:
+def _channels(pyramid: Pyramid, ranges: Sequence[tuple[float, float]]) -> list[dict[str, Any]]:
     info = None if pyramid.dtype.kind == "f" else np.iinfo(pyramid.dtype)
     channels = []
     for k, (low, high) in enumerate(ranges):

@@ -52,6 +52,7 @@ FLOORS = (
         "verification",
         "inspection",
         "report",
+        "viewer",
         "doctor",
         "progress",
     ),

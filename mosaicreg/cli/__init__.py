@@ -25,6 +25,7 @@ COMMANDS = {
     "doctor": "checking",
     "verify": "checking",
     "info": "looking",
+    "view": "viewing",
     "demo": "trying",
 }
 """Module of this folder where each command lives, in the order that help lists them."""
