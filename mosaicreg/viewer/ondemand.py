@@ -61,7 +61,7 @@ class OnDemand:
         )
         self.plan = replace(plan, levels=min(plan.levels, _affordable(layout)))
         omezarr.create(folder, self.plan)
-        store_layout(Folder(folder), layout)
+        store_layout(Folder(folder), layout, mosaic)
         omezarr.write_display(folder, self.plan, _display(mosaic))
         # Files do not tell: zarr writes none for a chunk of zeros.
         self._done: set[tuple[int, ...]] = set()

@@ -78,3 +78,20 @@ export function tileSource(image, state) {
   source.downloadTileAbort = () => {};
   return source;
 }
+
+// OpenSeadragon draws tiles without overlap one pixel too large: that hides seams, but moves pixels by
+// up to one. Edges on whole pixels of the screen hide them as well. (`_positionTile` is not public; the
+// version is pinned, and the tests of the page compare pixels.)
+export function snapTiles(item) {
+  const position = item._positionTile;
+  item._positionTile = function (tile, ...rest) {
+    position.call(this, tile, ...rest);
+    const ratio = OpenSeadragon.pixelDensityRatio;
+    for (const axis of ["x", "y"]) {
+      const start = Math.round(tile.position[axis] * ratio);
+      const end = Math.round((tile.position[axis] + tile.size[axis] - 1) * ratio);
+      tile.position[axis] = start / ratio;
+      tile.size[axis] = (end - start) / ratio;
+    }
+  };
+}

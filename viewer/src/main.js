@@ -1,7 +1,7 @@
 // The page of `mosaicreg view`: OpenSeadragon shows what zarrita reads from the archive.
 import OpenSeadragon from "openseadragon";
 import { brightness, openImage } from "./image.js";
-import { tileSource } from "./drawing.js";
+import { snapTiles, tileSource } from "./drawing.js";
 import { readTiles, tileAt } from "./tables.js";
 import { drawOverlay } from "./overlay.js";
 import { readPlace, scaleBar, writePlace } from "./place.js";
@@ -46,6 +46,7 @@ async function start() {
 function connect(viewer, state) {
   const { image, tiles } = state;
   const item = viewer.world.getItemAt(0);
+  snapTiles(item);
   const zoomNow = (current = true) => item.viewportToImageZoom(viewer.viewport.getZoom(current));
   const toScreen = (y, x) =>
     viewer.viewport.pixelFromPoint(item.imageToViewportCoordinates(x, y, true), true);
@@ -75,6 +76,11 @@ function connect(viewer, state) {
     byId("length").textContent = bar.label;
     remember();
   };
+  // OpenSeadragon asks for every tile again after requestInvalidate: its pixels are painted anew.
+  viewer.addHandler("tile-invalidated", async (event) => {
+    const context = await event.getData("context2d");
+    if (context) await event.setData(context, "context2d");
+  });
   const repaint = () => { viewer.world.requestInvalidate(true); remember(); };
   const select = (k, travel = false) => {
     state.selected = k;
