@@ -1,0 +1,21 @@
+"""Import what a run of ``mosaicreg stitch`` imports, and do nothing."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+for name in (
+    "mosaicreg.cli.stitching",
+    "mosaicreg.cli.running",
+    "mosaicreg.opening",
+    "mosaicreg.registration",
+    "mosaicreg.layout",
+    "mosaicreg.archive",
+    "mosaicreg.progress",
+    "dask.threaded",
+    "zarr",
+    "yaozarrs",
+    "tifffile",
+    "scipy.sparse.linalg",
+):
+    import_module(name)

@@ -1,0 +1,29 @@
+"""ASHLAR: what its command line does for one cycle, positions written too."""
+
+from __future__ import annotations
+
+import common
+
+
+def main() -> None:
+    """Register, and write a pyramidal OME-TIFF."""
+    step, tiles, out = common.arguments()
+    names, cells, _ = common.stage(tiles)
+    from ashlar import reg
+    from ashlar.filepattern import FilePatternReader
+
+    reader = FilePatternReader(
+        str(tiles), "tile_r{row:02}_c{col:02}.tif", overlap=0.1, pixel_size=common.PIXEL_SIZE
+    )
+    aligner = reg.EdgeAligner(reader, max_shift=30, do_make_thumbnail=False)
+    aligner.run()
+    width = cells[:, 1].max() + 1
+    common.write_positions(out, names, aligner.positions[cells[:, 0] * width + cells[:, 1]])
+    if step == "stitch":
+        mosaic = reg.Mosaic(aligner, aligner.mosaic_shape)
+        aligner.reader = aligner.reader.reader
+        reg.PyramidWriter([mosaic], str(out / "mosaic.ome.tif"), tile_size=1024).run()
+
+
+if __name__ == "__main__":
+    main()
