@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from mosaicreg.correlate import find_offset
     from mosaicreg.errors import ImageError, InputError
     from mosaicreg.layout import Layout, solve_layout, stage_layout
+    from mosaicreg.lazy import open_lazy
     from mosaicreg.mosaic import Mosaic
     from mosaicreg.opening import open_mosaic
     from mosaicreg.pairs import Pairs
@@ -29,6 +30,7 @@ _HOME = {
     "assemble": "assembly",
     "find_offset": "correlate",
     "find_offsets": "registration",
+    "open_lazy": "lazy",
     "open_mosaic": "opening",
     "register": "registration",
     "solve_layout": "layout",
@@ -45,6 +47,7 @@ __all__ = [
     "assemble",
     "find_offset",
     "find_offsets",
+    "open_lazy",
     "open_mosaic",
     "register",
     "solve_layout",

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from mosaicreg.errors import ImageError
 from mosaicreg.geometry import Box
+from mosaicreg.tiffwindow import page_window, segment_shape
 
 TIFF = (".tif", ".tiff")
 SUFFIXES = (*TIFF, ".png", ".jpg", ".jpeg", ".npy", ".zarr")
@@ -131,6 +132,23 @@ def read_image(path: Path, box: Box | None = None, lead: Lead | None = None) -> 
     image: NDArray[Any] = _guarded(path, lambda p: read(p, box, lead))
     native: NDArray[Any] = image.astype(image.dtype.newbyteorder("="), copy=False)
     return native
+
+
+def native_block(path: Path) -> tuple[int | None, int | None]:
+    """(height, width) of the smallest part of an image that can be read alone.
+
+    1 where any pixel can; None where all rows or columns come together.
+    """
+    suffix = path.suffix.lower()
+    if suffix == ".npy":
+        return 1, 1
+    if suffix in TIFF:
+        return _guarded(path, _tiff_block)  # type: ignore[no-any-return]
+    if suffix in SUFFIXES and suffix != ".zarr":
+        return None, None
+    array = zarr_level0(path)[0]
+    height, width = (getattr(array, "shards", None) or array.chunks)[-2:]
+    return int(height), int(width)
 
 
 def write_atomically(path: Path, content: bytes | memoryview) -> None:
@@ -336,6 +354,20 @@ def _tiff_header(path: Path) -> Header:
         )
 
 
+def _tiff_block(path: Path) -> tuple[int | None, int | None]:
+    import tifffile
+
+    with tifffile.TiffFile(path) as tiff:
+        series = tiff.series[0]
+        if series.dataoffset is not None:
+            return 1, 1
+        if series.axes.upper() not in ("YX", "YXS") and series.axes[-2:].upper() != "YX":
+            return None, None
+        page: Any = series.pages[0]
+        height, width = segment_shape(page) or (None, None)
+        return height, None if width == page.keyframe.imagewidth else width
+
+
 def _ome_facts(xml: str | None, path: Path) -> tuple[Pair | None, Pair | None, tuple[str, ...]]:
     """Pixel size and position in micrometre and channel names of the first image of an OME-XML."""
     root = ElementTree.fromstring(xml or "<OME/>")
@@ -379,11 +411,14 @@ def _read_tiff(path: Path, box: Box | None, lead: Lead | None) -> NDArray[Any]:
             dtype = series.dtype.newbyteorder(tiff.byteorder)
             mapped = np.memmap(path, dtype, "r", series.dataoffset, series.shape)
             return _cut(mapped.transpose(back), box, lead)
+        pages = series.pages
+        if series.axes == "YXS" and len(pages) == 1:
+            return _cut(np.moveaxis(page_window(pages[0], box), 2, 0), None, lead)
         planes = series.shape[:-2]
-        if lead is not None and letters == order and prod(planes) == len(series.pages) > 1:
-            wanted = np.arange(len(series.pages)).reshape(planes)[lead]
-            pages: list[Any] = [series.pages[int(k)] for k in wanted.ravel()]
-            stack = [_cut(page.asarray(), box, None) for page in pages]
+        if letters == order and prod(planes) == len(pages):
+            wanted = np.arange(len(pages)).reshape(planes)
+            wanted = wanted if lead is None else wanted[lead]
+            stack = [page_window(pages[int(k)], box) for k in wanted.ravel()]
             return np.stack(stack).reshape(*wanted.shape, *stack[0].shape)
         return _cut(series.asarray().transpose(back), box, lead)
 
@@ -391,7 +426,7 @@ def _read_tiff(path: Path, box: Box | None, lead: Lead | None) -> NDArray[Any]:
 # --- zarr and OME-Zarr ---------------------------------------------------------------------------
 
 
-def _zarr_level0(path: Path) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+def zarr_level0(path: Path) -> tuple[Any, dict[str, Any], dict[str, Any]]:
     """The array, its OME axes and transformations ({} for a plain array), and the channel facts."""
     import zarr
 
@@ -422,7 +457,7 @@ def _zarr_axes(array: Any, scales: dict[str, Any], path: Path) -> str:
 
 
 def _zarr_header(path: Path) -> Header:
-    array, scales, omero = _zarr_level0(path)
+    array, scales, omero = zarr_level0(path)
     axes = _zarr_axes(array, scales, path)
     pixel_size = position = None
     if scales:
@@ -448,7 +483,7 @@ def _zarr_header(path: Path) -> Header:
 
 
 def _read_zarr(path: Path, box: Box | None, lead: Lead | None) -> NDArray[Any]:
-    array, _scales, _ = _zarr_level0(path)
+    array, _scales, _ = zarr_level0(path)
     extra = array.ndim - 2
     index: list[slice] = list(lead) if lead is not None and extra else [slice(None)] * extra
     index += list(box.slices) if box is not None else [slice(None), slice(None)]

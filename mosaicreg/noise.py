@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -152,6 +152,31 @@ class Statistics:
         """
         return Tally.of(image, mask).statistics()
 
+    def given(self, median: float | None, std: float | None, dtype: np.dtype[Any]) -> Statistics:
+        """With a median and deviation from elsewhere.
+
+        Where no pixel was looked at, the limits are those of the type.
+        """
+        new = replace(
+            self,
+            median=self.median if median is None else float(median),
+            std=self.std if std is None else float(std),
+        )
+        if self.count:
+            return new
+        limits = Limits.of_dtype(dtype) or Limits(-np.inf, np.inf)
+        return replace(new, low=limits.low, high=limits.high)
+
+    def between(self, limits: Limits) -> Statistics:
+        """For noise between the limits of the whole, these being the statistics of what lies there.
+
+        Where nothing does, the noise is around their middle, with a quarter of their span.
+        """
+        if self.count:
+            return replace(self, low=limits.low, high=limits.high)
+        middle, span = (limits.low + limits.high) / 2, limits.high - limits.low
+        return Statistics(middle, span / 4, limits.low, limits.high, 0)
+
     @property
     def seed(self) -> int:
         """A seed that follows from the pixels.
@@ -227,7 +252,7 @@ def noise_pixels(
         dtype: of the result; whole numbers are rounded.
         stats: of the image. Values are clipped to its limits.
         seed: None: `Statistics.seed`.
-        inside: strictly between the limits, where the type has a value there.
+        inside: strictly between the limits.
 
     Raises:
         ValueError: where the statistics are of no pixel at all.
@@ -241,7 +266,7 @@ def noise_pixels(
     low, high = stats.low, stats.high
     if dtype.kind in "iub":
         values = np.rint(values)
-        if inside and high - low >= 2:
+        if inside:
             low, high = low + 1, high - 1
     elif inside and low < high:
         narrow = np.array([low, high], dtype=dtype)
@@ -270,11 +295,13 @@ def fill_masked(
 
 
 def between(image: NDArray[Any], limits: Limits) -> NDArray[np.bool_]:
-    """Where pixels lie strictly between the limits; all of them where the image is flat.
+    """Where pixels lie strictly between the limits; all of them where no other value does.
 
-    Pixels that are not finite count as extreme.
+    So a flat image, a mask, or whole numbers of two neighbouring values have no extremes. Pixels
+    that are not finite are extreme.
     """
-    if limits.low >= limits.high:
+    room = 1 if image.dtype.kind in "iub" else 0
+    if limits.high - limits.low <= room:
         return np.ones(image.shape, dtype=np.bool_)
     inside: NDArray[np.bool_] = (image > limits.low) & (image < limits.high)
     return inside
@@ -289,3 +316,26 @@ def large_regions(mask: NDArray[np.bool_], share: float) -> NDArray[np.bool_]:
     sizes[0] = 0
     large: NDArray[np.bool_] = (sizes >= share * mask.size)[labels] & mask
     return large
+
+
+def replace_extrema(
+    image: NDArray[Any],
+    median: float | None = None,
+    std: float | None = None,
+    seed: int | None = None,
+    share: float = 0.0,
+) -> NDArray[Any]:
+    """A copy of the image in which no pixel has its smallest or largest value: noise instead.
+
+    Args:
+        image: (y, x).
+        median, std: of the noise; those of the other pixels where None.
+        seed: of the noise; follows from the pixels where None.
+        share: only connected regions of at least this share of the image.
+    """
+    limits = Limits.of(image)
+    keep = between(image, limits)
+    stats = Statistics.of(image, keep).between(limits).given(median, std, image.dtype)
+    if share > 0:
+        keep = ~large_regions(~keep, share)
+    return fill_masked(image, keep, stats, seed, inside=True)

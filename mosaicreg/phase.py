@@ -71,6 +71,11 @@ def pad_box(shape: Shape, new_shape: Shape) -> Box:
     return Box.at((-top, -left), new_shape)
 
 
+def padded_type(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The type of a padded image: floats as they are, whole numbers as floats that hold them."""
+    return dtype if dtype.kind == "f" else working_type(dtype)
+
+
 def pad(
     image: NDArray[Any],
     new_shape: Shape,
@@ -94,7 +99,7 @@ def pad(
     box = pad_box(shape, new_shape)
     if new_shape == shape:
         return image.copy()
-    dtype = image.dtype if image.dtype.kind == "f" else working_type(image.dtype)
+    dtype = padded_type(image.dtype)
     noise = noise_pixels(box, dtype, stats or Statistics.of(image), seed)
     return crop(image.astype(dtype), box, noise)
 

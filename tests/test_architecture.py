@@ -27,6 +27,7 @@ FLOORS = (
         "render",
     ),
     (
+        "tiffwindow",
         "imagefile",
         "source",
         "mosaicfile",
@@ -46,6 +47,8 @@ FLOORS = (
     (
         "cluster",
         "clusters",
+        "lazy",
+        "tiling",
         "registration",
         "assembly",
         "archive",
@@ -63,7 +66,7 @@ FLOORS = (
     ),
 )
 ORDER = {room: k for k, room in enumerate(room for floor in FLOORS for room in floor)}
-DASK_ROOMS = {"cluster", "clusters", "assembly", "archive", "verification"}
+DASK_ROOMS = {"lazy", "tiling", "cluster", "clusters", "assembly", "archive", "verification"}
 MATPLOTLIB_ROOMS = {"report"}
 FILE_FREE_FLOORS = {*FLOORS[0], *FLOORS[1]}
 
