@@ -117,6 +117,8 @@ class ClusterFile:
             options["job_script_prologue"] = [*exports, *options.get("job_script_prologue", ())]
         if self.kind == "kubernetes":
             options["env"] = {**environment(self.dask), **options.get("env", {})}
+            # Not three at first, dask's default, which may be more than were asked for.
+            options["n_workers"] = self.adapt["minimum"] if self.adapt else self.scale
         return options
 
 

@@ -66,6 +66,10 @@ class Folder:
 
     path: Path
 
+    def __reduce__(self) -> Any:
+        # Workers may stand in another folder than the process that names this one.
+        return Folder, (self.path.absolute(),)
+
     @property
     def name(self) -> str:
         """The folder's name."""

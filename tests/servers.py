@@ -1,0 +1,250 @@
+"""Real servers for tests, each in one folder of its own, ended by the process that started them.
+
+Nothing here touches servers that run already: own ports, own sockets, own network namespaces.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+
+def needed(*programs: str) -> None:
+    """Fail where a program is not installed: these tests are asked for, not skipped."""
+    missing = [p for p in programs if shutil.which(p) is None]
+    assert not missing, f"not installed: {', '.join(missing)}; .ci/run says which packages"
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def wait_for(what: str, ready: Callable[[], object], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not ready():
+        assert time.monotonic() < end, f"{what} did not come up within {seconds} s"
+        time.sleep(0.2)
+
+
+def answers(host: str, port: int) -> bool:
+    with suppress(OSError), socket.create_connection((host, port), timeout=1):
+        return True
+    return False
+
+
+@contextmanager
+def running(
+    command: Sequence[str | Path],
+    log: Path,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | str | None = None,
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A process in a session of its own; all that it started ends with it."""
+    with log.open("ab") as out:
+        process = subprocess.Popen(
+            [str(c) for c in command],
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, **(env or {})},
+            cwd=cwd,
+            start_new_session=True,
+        )
+        try:
+            yield process
+        finally:
+            end(process)
+
+
+def end(process: subprocess.Popen[bytes], how: signal.Signals = signal.SIGTERM) -> None:
+    """End a process and its session."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, how)
+    try:
+        process.wait(timeout=10)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def call(*command: str | Path, **options: object) -> str:
+    """Run a command that must succeed; its output."""
+    found = subprocess.run(  # type: ignore[call-overload]
+        [str(c) for c in command], capture_output=True, text=True, check=False, **options
+    )
+    assert found.returncode == 0, f"{command}: {found.stdout}{found.stderr}"
+    output: str = found.stdout
+    return output
+
+
+# --- SLURM ---------------------------------------------------------------------------------------
+
+SLURM_CONF = """
+ClusterName=mosaicreg
+SlurmctldHost={host}(127.0.0.1)
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge.socket
+CryptoType=crypto/munge
+SlurmUser=root
+SlurmdUser=root
+SlurmctldPort={ports[0]}
+StateSaveLocation={folder}/state
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmctldLogFile={folder}/slurmctld.log
+SlurmdSpoolDir={folder}/spool
+SlurmdPidFile={folder}/slurmd.pid
+SlurmdLogFile={folder}/slurmd.log
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+JobAcctGatherType=jobacct_gather/none
+AccountingStorageType=accounting_storage/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core_Memory
+SchedulerType=sched/backfill
+ReturnToService=2
+MpiDefault=none
+KillWait=5
+SlurmdParameters=config_overrides
+NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=2 RealMemory=8000
+PartitionName=debug Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+"""
+
+
+@contextmanager
+def slurm(folder: Path) -> Iterator[dict[str, str]]:
+    """One node with two cores; the environment in which sbatch reaches it."""
+    needed("munged", "slurmctld", "slurmd", "sbatch", "sinfo")
+    for name in ("state", "spool"):
+        (folder / name).mkdir(parents=True)
+    key = folder / "munge.key"
+    key.write_bytes(os.urandom(128))
+    key.chmod(0o600)
+    conf = folder / "slurm.conf"
+    ports = (free_port(), free_port())
+    conf.write_text(SLURM_CONF.format(host=socket.gethostname(), folder=folder, ports=ports))
+    env = {"SLURM_CONF": str(conf)}
+    munged = [
+        "munged", "--foreground", "--force", f"--socket={folder}/munge.socket",
+        f"--key-file={key}", f"--pid-file={folder}/munged.pid", f"--seed-file={folder}/munge.seed",
+        f"--log-file={folder}/munged.log",
+    ]  # fmt: skip
+    with running(munged, folder / "munged.out"):
+        wait_for("munged", (folder / "munge.socket").exists)
+        with (
+            running(["slurmctld", "-D", "-f", conf], folder / "slurmctld.out", env),
+            running(["slurmd", "-D", "-f", conf, "-N", "n1"], folder / "slurmd.out", env),
+        ):
+
+            def idle() -> bool:
+                found = subprocess.run(
+                    ["sinfo", "-h", "-o", "%T"],
+                    env={**os.environ, **env},
+                    capture_output=True,
+                    text=True,
+                    check=False,
+                )
+                return found.stdout.strip() == "idle"
+
+            wait_for("SLURM", idle)
+            yield env
+
+
+# --- hosts ---------------------------------------------------------------------------------------
+
+
+@contextmanager
+def hosts(count: int) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+    """A network of its own: the address of this machine, and (namespace, address) of each host."""
+    needed("ip")
+    tag = f"m{os.getpid() % 100000}"
+    subnet = f"10.{100 + os.getpid() % 100}.{os.getpid() // 100 % 250}"
+    names = [f"{tag}h{k}" for k in range(count)]
+    made: list[tuple[str, ...]] = []
+    try:
+        call("ip", "link", "add", f"{tag}b", "type", "bridge")
+        made.append(("link", "del", f"{tag}b"))
+        call("ip", "addr", "add", f"{subnet}.1/24", "dev", f"{tag}b")
+        call("ip", "link", "set", f"{tag}b", "up")
+        for k, name in enumerate(names):
+            call("ip", "netns", "add", name)
+            made.append(("netns", "del", name))
+            call(
+                "ip",
+                "link",
+                "add",
+                f"{tag}v{k}",
+                "type",
+                "veth",
+                "peer",
+                "name",
+                "eth0",
+                "netns",
+                name,
+            )
+            call("ip", "link", "set", f"{tag}v{k}", "master", f"{tag}b", "up")
+            inside = ("ip", "-n", name)
+            call(*inside, "addr", "add", f"{subnet}.{11 + k}/24", "dev", "eth0")
+            call(*inside, "link", "set", "eth0", "up")
+            call(*inside, "link", "set", "lo", "up")
+        yield f"{subnet}.1", [(name, f"{subnet}.{11 + k}") for k, name in enumerate(names)]
+    finally:
+        for command in reversed(made):
+            subprocess.run(["ip", *command], check=False)
+
+
+def certificates(folder: Path) -> dict[str, str]:
+    """Certificates of an own authority, as dask's configuration in environment variables."""
+    import trustme
+
+    authority = trustme.CA()
+    own = authority.issue_cert("mosaicreg.test")
+    authority.cert_pem.write_to_path(folder / "ca.pem")
+    own.private_key_and_cert_chain_pem.write_to_path(folder / "own.pem")
+    roles = {
+        f"DASK_DISTRIBUTED__COMM__TLS__{role}__{part}": str(folder / "own.pem")
+        for role in ("SCHEDULER", "WORKER", "CLIENT")
+        for part in ("CERT", "KEY")
+    }
+    return {
+        "DASK_DISTRIBUTED__COMM__REQUIRE_ENCRYPTION": "True",
+        "DASK_DISTRIBUTED__COMM__TLS__CA_FILE": str(folder / "ca.pem"),
+        **roles,
+    }
+
+
+# --- SSH -----------------------------------------------------------------------------------------
+
+
+@contextmanager
+def sshd(folder: Path) -> Iterator[dict[str, object]]:
+    """An SSH server for one key; asyncssh's options for reaching it."""
+    needed("sshd", "ssh-keygen")
+    for name in ("host", "user"):
+        call("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name)
+    Path("/run/sshd").mkdir(exist_ok=True)  # where sshd locks itself in; it will not start without
+    port = free_port()
+    (folder / "sshd_config").write_text(
+        f"Port {port}\nListenAddress 127.0.0.1\nHostKey {folder}/host\nPidFile none\n"
+        f"AuthorizedKeysFile {folder}/user.pub\nStrictModes no\nUsePAM no\n"
+        "PasswordAuthentication no\nPermitRootLogin prohibit-password\n"
+    )
+    sshd_path = shutil.which("sshd")
+    assert sshd_path is not None
+    with running([sshd_path, "-D", "-e", "-f", folder / "sshd_config"], folder / "sshd.log"):
+        wait_for("sshd", lambda: answers("127.0.0.1", port))
+        yield {
+            "port": port,
+            "username": os.environ.get("USER", "root"),
+            "client_keys": [str(folder / "user")],
+            "known_hosts": None,
+        }
