@@ -1,22 +1,35 @@
-"""`write_ome_zarr`: a dask array into an OME-Zarr archive, shard by shard, then level by level."""
+"""`write_ome_zarr`: an image into an OME-Zarr archive, shard by shard, then level by level.
+
+One task makes and writes whole shards, so no two tasks touch one object. What is done is entered in
+the archive's journal; run again after any stop, only what is missing, changed or damaged is made.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import dask.array as da
 import numpy as np
 from numpy.typing import NDArray
 
-from mosaicreg import omezarr
+from mosaicreg import __version__, omezarr
+from mosaicreg.assembly import BlockPlan, Recipe, recipe_of, render_plan
 from mosaicreg.cluster import Progress, delayed_call, run_tasks
-from mosaicreg.geometry import as_pair
+from mosaicreg.errors import InputError
+from mosaicreg.geometry import Box, as_pair
+from mosaicreg.journal import Journal, digest, short_digest
 from mosaicreg.layout import Layout
 from mosaicreg.mosaic import AXES, Mosaic
-from mosaicreg.omezarr import CHUNK, SHARD, Pyramid
-from mosaicreg.source import FileSource
+from mosaicreg.omezarr import CHUNK, SHARD, Pyramid, Receipt
+from mosaicreg.source import FileSource, stamps_of
 from mosaicreg.store import Place, Store, open_store
+
+CHECKED_TOGETHER = 32
+"""Shards whose bytes one task reads and sums up."""
 
 
 def write_ome_zarr(
@@ -32,17 +45,21 @@ def write_ome_zarr(
     shard: int | tuple[int, int] = SHARD,
     pyramid: bool = True,
     overwrite: bool = False,
+    repair: bool = False,
     provenance: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
+    journal: Journal | None = None,
 ) -> Place:
     """Compute an image and write it as an OME-Zarr 0.5 pyramid (zarr v3, sharded).
 
-    One task computes and writes one whole shard, so no two tasks touch the same object. Level n + 1
-    is made from level n on disk. Runs on the dask scheduler in effect.
+    One task computes and writes one whole shard. Level n + 1 is made from level n on disk. Runs on
+    the dask scheduler in effect. An archive of the same image that an earlier call left unfinished
+    goes on: shards already there are kept once their bytes have been found to be those written.
 
     Args:
-        image: (leading..., y, x); rechunked to whole shards where it is not.
-        path: of the archive to make.
+        image: (leading..., y, x), of any chunks. As `mosaicreg.assemble` returns it, a shard
+            depends on the tiles that touch it; of other arrays, on their dask name.
+        path: of the archive to make, or a store.
         mosaic: gives axes, pixel size and channel names where they are not given.
         layout: stored in the archive, with its pairs.
         axes: one letter per axis out of t, c, z, y, x.
@@ -50,15 +67,19 @@ def write_ome_zarr(
         channels: names.
         chunk, shard: (y, x) or one number, px.
         pyramid: False for level 0 alone.
-        overwrite: replace an archive that exists.
+        overwrite: turn an archive of something else into this one. Its shards that would be the
+            same are kept.
+        repair: check and mend an archive that is finished, too.
         provenance: plain values to store (command, options, digests).
         progress: called with (stage, done, total).
+        journal: of this archive (`open_journal`), where it is open already.
 
     Returns:
         The path.
 
     Raises:
-        InputError: where the archive exists, or shapes do not fit.
+        InputError: where something else is at ``path``, or shapes do not fit.
+        StoppedError: where the archive cannot be written now, or the cluster is lost.
     """
     store = open_store(path)
     plan = Pyramid.plan(
@@ -72,60 +93,227 @@ def write_ome_zarr(
         channels=tuple(channels) or (mosaic.channels if mosaic else ()),
         name=store.name.removesuffix(".zarr").removesuffix(".ome"),
     )
-    omezarr.clear_for(store, overwrite)
-    omezarr.create(store, plan)
+    finest = _finest(image, plan)
+    if journal is None:
+        journal = open_journal(store, digest(repr(plan), finest.keys), overwrite)
+    if journal.is_finished and not repair:
+        return path
+    _prepare(store, plan, journal)
     if layout is not None:
         store_layout(store, layout, mosaic)
     if provenance is not None:
         omezarr.write_facts(store, provenance)
-    run_tasks(_shard_tasks(image, store, plan), "write", progress)
-    for level in range(1, plan.levels):
-        tasks = [
-            delayed_call(omezarr.reduce_shard, store, level, plane, box)
-            for plane in plan.planes
-            for _, _, box in plan.grid(level).boxes()
-        ]
-        run_tasks(tasks, f"level {level}", progress)
+    for level in range(plan.levels):
+        work = _coarser(plan, level, journal) if level else finest
+        _bring_up_to_date(store, plan, level, work, journal, progress)
     omezarr.finish(store, plan)
+    journal.finish()
     return path
 
 
-def _shard_tasks(image: da.Array, store: Store, plan: Pyramid) -> list[Any]:
-    """One delayed task per shard of level 0: compute it and write it, fused."""
-    leading = len(plan.shape) - 2
+def open_journal(place: Place, job: str, overwrite: bool = False) -> Journal:
+    """The journal of an archive that ``job`` (a digest) may make or go on with. Writes nothing.
+
+    Raises:
+        InputError: where something else is at ``place`` and may not or must not be replaced.
+    """
+    store = open_store(place)
+    journal = Journal(store, job)
+    if journal.is_same_job or not store.exists():
+        return journal
+    if not overwrite:
+        if journal.recorded_job is not None and not journal.finished:
+            raise InputError(
+                f"{store} is the unfinished mosaic of other tiles, other options or another "
+                "version; choose another name, or turn it into this one with --overwrite"
+            )
+        raise InputError(f"{store} exists; choose another name, or replace it with --overwrite")
+    if journal.recorded_job is None:
+        omezarr.check_archive(store)
+    return journal
+
+
+def begin(journal: Journal) -> None:
+    """From now on the archive is that of the journal's job; one that was never ours is deleted."""
+    if journal.recorded_job is None:
+        journal.store.clear()
+    journal.begin()
+
+
+def _prepare(store: Store, plan: Pyramid, journal: Journal) -> None:
+    """Levels of the right shapes, empty where they were of others, and all metadata."""
+    begin(journal)
+    geometry = digest(__version__, plan.geometry)
+    if journal.geometry != geometry:
+        journal.forget_shards()
+        omezarr.create(store, plan)
+        journal.enter_geometry(geometry)
+        return
+    omezarr.describe(store, plan)
+    for level in range(plan.levels):
+        store.tidy(str(level))
+
+
+@dataclass(frozen=True, eq=False)
+class _Level:
+    """How to make the shards of a level.
+
+    Args:
+        keys: (shards,) what each depends on.
+        parts: numbers of the shards that one task makes, for each task.
+        task: the delayed task of a part; its result is one receipt per shard.
+    """
+
+    keys: NDArray[np.uint64]
+    parts: Sequence[NDArray[np.int64]] | NDArray[np.int64]
+    task: Callable[[Store, int], Any]
+
+
+def _bring_up_to_date(
+    store: Store,
+    plan: Pyramid,
+    level: int,
+    work: _Level,
+    journal: Journal,
+    progress: Progress | None,
+) -> None:
+    """Make the shards of a level that are missing, made from something else, or damaged."""
+    receipts = journal.receipts(level, len(work.keys))
+    good = (receipts.sizes >= 0) & (receipts.keys == work.keys)
+    kept = np.flatnonzero(good)
+    groups = [kept[k : k + CHECKED_TOGETHER] for k in range(0, len(kept), CHECKED_TOGETHER)]
+
+    def check(group: NDArray[np.int64]) -> Any:
+        told = [Receipt(int(receipts.sizes[k]), int(receipts.crcs[k])) for k in group]
+        places = [plan.shard_at(level, int(k)) for k in group]
+        return delayed_call(omezarr.check_shards, store, level, places, told)
+
+    def checked(found: list[tuple[int, list[bool]]]) -> None:
+        for number, intact in found:
+            good[groups[number]] = intact
+
+    if groups:
+        run_tasks((check(g) for g in groups), f"check {level}", progress, len(groups), checked)
+    parts = [k for k, part in enumerate(work.parts) if not good[part].all()]
+
+    def made(found: list[tuple[int, Any]]) -> None:
+        rows = []
+        for number, done in found:
+            shards = work.parts[parts[number]]
+            done = done.flat[0] if isinstance(done, np.ndarray) else done
+            rows += [(int(k), int(work.keys[k]), *r) for k, r in zip(shards, done, strict=True)]
+        journal.enter(level, rows)
+
+    if parts:
+        stage = f"level {level}" if level else "write"
+        run_tasks((work.task(store, k) for k in parts), stage, progress, len(parts), made)
+
+
+def _finest(image: da.Array, plan: Pyramid) -> _Level:
+    recipe = recipe_of(image)
+    if recipe is not None:
+        return _drawn(recipe.with_blocks(plan.shard), plan)
+    return _given(image, plan)
+
+
+def _drawn(recipe: Recipe, plan: Pyramid) -> _Level:
+    """Level 0 of an assembled mosaic: a task for each block, without a graph of all."""
+    stamps = stamps_of(recipe.source)
+    together = math.prod(plan.shape[:-2]) if recipe.source.interleaved else 1
+    # Planes come first in the numbering: those drawn together lie a whole plane apart.
+    parts = np.arange(plan.shards(0)).reshape(together, -1).T
+    keys = np.zeros(plan.shards(0), dtype=np.uint64)
+    for number, part in enumerate(parts):
+        keys[part] = recipe.key(_index(number, recipe.numblocks), stamps)
+
+    def task(store: Store, part: int) -> Any:
+        places = [plan.shard_at(0, int(k)) for k in parts[part]]
+        return delayed_call(_draw, recipe.plan(_index(part, recipe.numblocks)), store, places)
+
+    return _Level(keys, parts, task)
+
+
+def _draw(plan: BlockPlan, store: Store, places: list[tuple[int, ...]]) -> list[Receipt]:
+    """Make one block of the mosaic and write it, a shard for each of its planes."""
+    pixels = render_plan(plan)
+    planes = pixels.reshape(-1, *pixels.shape[-2:])
+    return [
+        omezarr.write_shard(store, 0, at, plane) for at, plane in zip(places, planes, strict=True)
+    ]
+
+
+def _given(image: da.Array, plan: Pyramid) -> _Level:
+    """Level 0 of any dask array, cut into whole shards; a block may hold several planes."""
+    leading = image.ndim - 2
     chunks = (*image.chunks[:leading], *plan.grid(0).chunks)
     if image.chunks != chunks:
         image = image.rechunk(chunks)
-    starts = [tuple(np.concatenate([[0], np.cumsum(c)]).tolist()) for c in chunks]
-    receipts = da.map_blocks(
-        _write_block,
-        image,
-        store=store,
-        starts=starts,
-        dtype=np.uint8,
-        chunks=tuple((1,) * len(c) for c in chunks),
-        meta=np.empty((0,) * image.ndim, dtype=np.uint8),
-    )
-    return list(receipts.to_delayed(optimize_graph=True).ravel())
+    starts = [np.concatenate([[0], np.cumsum(c)]).astype(int).tolist() for c in chunks]
+    keys = np.zeros(plan.shards(0), dtype=np.uint64)
+    parts = []
+    for block in np.ndindex(*image.numblocks):
+        lengths = [range(s[k], s[k + 1]) for s, k in zip(starts, block[:leading], strict=False)]
+        places = [(*plane, *block[leading:]) for plane in itertools.product(*lengths)]
+        part = np.array([plan.shard_number(0, place) for place in places])
+        keys[part] = short_digest(image.name, block)
+        parts.append(part)
+    # Made together, at the first call: the array's graph is optimised once.
+    tasks: list[Any] = []
+
+    def task(store: Store, part: int) -> Any:
+        if not tasks:
+            receipts = da.map_blocks(
+                _write_block,
+                image,
+                store=store,
+                starts=starts,
+                dtype=object,
+                chunks=tuple((1,) * len(c) for c in chunks),
+                meta=np.empty((0,) * image.ndim, dtype=object),
+            )
+            tasks.extend(receipts.to_delayed(optimize_graph=True).ravel())
+        return tasks[part]
+
+    return _Level(keys, parts, task)
 
 
 def _write_block(
-    block: NDArray[Any],
-    store: Store,
-    starts: list[tuple[int, ...]],
-    block_id: tuple[int, ...],
-) -> NDArray[np.uint8]:
-    """Write one block, plane by plane of its leading axes; the result is only a receipt."""
-    corner = [s[k] for s, k in zip(starts, block_id, strict=True)]
+    block: NDArray[Any], store: Store, starts: list[list[int]], block_id: tuple[int, ...]
+) -> NDArray[Any]:
+    """Write one block, plane by plane of its leading axes; the result is only the receipts."""
+    first = [s[k] for s, k in zip(starts, block_id[:-2], strict=False)]
+    receipts = np.empty((1,) * block.ndim, dtype=object)
+    done = []
     for plane in np.ndindex(*block.shape[:-2]):
-        cut: tuple[Any, ...] = (*(slice(k, k + 1) for k in plane), ...)
-        pixels = block[cut]
-        index = tuple(
-            slice(c + k, c + k + n)
-            for c, k, n in zip(corner, (*plane, 0, 0), pixels.shape, strict=True)
-        )
-        omezarr.write_shard(store, 0, index, pixels)
-    return np.ones((1,) * block.ndim, dtype=np.uint8)
+        at = (*(f + k for f, k in zip(first, plane, strict=True)), *block_id[-2:])
+        done.append(omezarr.write_shard(store, 0, at, block[plane]))
+    receipts.flat[0] = done
+    return receipts
+
+
+def _coarser(plan: Pyramid, level: int, journal: Journal) -> _Level:
+    """A level made from the one below, each shard from the 2 x 2 shards under it."""
+    fine, coarse = plan.grid(level - 1).grid_shape, plan.grid(level).grid_shape
+    below = journal.receipts(level - 1, plan.shards(level - 1)).content_keys().reshape(-1, *fine)
+    keys = np.empty((len(below), *coarse), dtype=np.uint64)
+    for plane, row, col in np.ndindex(*keys.shape):
+        under = below[plane, 2 * row : 2 * row + 2, 2 * col : 2 * col + 2]
+        keys[plane, row, col] = short_digest("mean", under)
+
+    def task(store: Store, part: int) -> Any:
+        at = plan.shard_at(level, part)
+        return delayed_call(_reduce, store, level, at[:-2], plan.grid(level).box(*at[-2:]))
+
+    return _Level(keys.ravel(), np.arange(keys.size).reshape(-1, 1), task)
+
+
+def _reduce(store: Store, level: int, plane: tuple[int, ...], box: Box) -> list[Receipt]:
+    return [omezarr.reduce_shard(store, level, plane, box)]
+
+
+def _index(number: int, counts: tuple[int, ...]) -> tuple[int, ...]:
+    """The place of a number in a grid, as plain numbers."""
+    return tuple(int(k) for k in np.unravel_index(number, counts))
 
 
 def store_layout(store: Store, layout: Layout, mosaic: Mosaic | None) -> None:

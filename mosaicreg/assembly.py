@@ -1,18 +1,21 @@
 """`assemble`: the mosaic as a lazy dask array, one task per output block.
 
 Graph only, no pixel code: which tiles touch which block is worked out once in plain numbers, and
-each task carries just its own few tiles.
+each task carries just its own few tiles. Tasks are made when they are asked for: the array over a
+million tiles is a few columns, and a window of it is as many tasks as it has blocks.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 from uuid import uuid4
 
 import dask.array as da
 import numpy as np
+from dask.highlevelgraph import HighLevelGraph, Layer, MaterializedLayer
 from numpy.typing import NDArray
 
 from mosaicreg.errors import InputError
@@ -26,6 +29,7 @@ from mosaicreg.geometry import (
     group_by_block,
     owned_boxes,
 )
+from mosaicreg.journal import short_digest
 from mosaicreg.layout import Layout
 from mosaicreg.mosaic import Mosaic
 from mosaicreg.render import (
@@ -74,26 +78,23 @@ def assemble(
     if len(mosaic) != len(layout) or (mosaic.names != layout.names).any():
         raise InputError(f"the layout is of other tiles: {len(layout)}, not these {len(mosaic)}")
     check_style(mosaic, blend, interpolation, fill)
-    boxes = owned_boxes(layout.positions, mosaic.shapes)
-    canvas = bounding_box(boxes)
-    grid = TileGrid(canvas.shape, as_pair(block, "block"))
-    local = boxes - np.array([canvas.y0, canvas.x0, canvas.y0, canvas.x0])
-    starts, members = group_by_block(local, grid)
-    planes = _planes(mosaic)
-    style = _Style(mosaic.dtype, blend, interpolation, fill)
-    name = f"assemble-{uuid4().hex}"
-    graph = {}
-    for number, (row, col, box) in enumerate(grid.boxes()):
-        tiles = members[starts[number] : starts[number + 1]]
-        window = box.shifted(canvas.y0, canvas.x0)
-        source = mosaic.source.select(tiles)
-        for index, lead in planes:
-            plan = BlockPlan(
-                window, source, lead, layout.positions[tiles], mosaic.shapes[tiles], style
-            )
-            graph[(name, *index, row, col)] = (render_plan, plan)
-    chunks = (*_plane_chunks(mosaic), *grid.chunks)
-    return da.Array(graph, name, chunks=chunks, dtype=mosaic.dtype)
+    recipe = Recipe(
+        source=mosaic.source,
+        positions=layout.positions,
+        shapes=mosaic.shapes,
+        style=_Style(mosaic.dtype, blend, interpolation, fill),
+        block=as_pair(block, "block"),
+    )
+    layer = _Blocks(f"assemble-{uuid4().hex}", recipe)
+    graph = HighLevelGraph({layer.name: layer}, {layer.name: set()})
+    return da.Array(graph, layer.name, chunks=recipe.chunks, dtype=mosaic.dtype)
+
+
+def recipe_of(image: da.Array) -> Recipe | None:
+    """What `assemble` made an array from; None for any other array, or one changed since."""
+    layers = getattr(image.dask, "layers", {})
+    layer = layers.get(image.name)
+    return layer.recipe if isinstance(layer, _Blocks) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +132,143 @@ class BlockPlan:
         )
 
 
+@dataclass(frozen=True, eq=False)
+class Recipe:
+    """How to make any block of the mosaic, without making any.
+
+    Args:
+        source: all tiles.
+        positions, shapes: where they lie in the layout, and how large they are.
+        block: (height, width) of a block, px.
+    """
+
+    source: TileSource
+    positions: FloatArray
+    shapes: IntArray
+    style: _Style
+    block: tuple[int, int]
+
+    def with_blocks(self, block: tuple[int, int]) -> Recipe:
+        """The same mosaic in other blocks."""
+        return self if block == self.block else replace(self, block=block)
+
+    @cached_property
+    def canvas(self) -> Box:
+        """All pixels that tiles own, in the layout's coordinates."""
+        return bounding_box(owned_boxes(self.positions, self.shapes))
+
+    @property
+    def grid(self) -> TileGrid:
+        """The blocks of a plane."""
+        return TileGrid(self.canvas.shape, self.block)
+
+    @property
+    def chunks(self) -> tuple[tuple[int, ...], ...]:
+        """Block lengths, the way dask writes chunks; all planes in one where read together."""
+        leading = self.source.leading
+        if self.source.interleaved:
+            return (*((n,) for n in leading), *self.grid.chunks)
+        return (*((1,) * n for n in leading), *self.grid.chunks)
+
+    @property
+    def numblocks(self) -> tuple[int, ...]:
+        """Blocks along each axis."""
+        leading = self.source.leading
+        planes = (1,) * len(leading) if self.source.interleaved else leading
+        return (*planes, *self.grid.grid_shape)
+
+    @cached_property
+    def _touching(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        boxes = owned_boxes(self.positions, self.shapes)
+        corner = np.array([self.canvas.y0, self.canvas.x0] * 2)
+        return group_by_block(boxes - corner, self.grid)
+
+    def tiles_of(self, row: int, col: int) -> NDArray[np.intp]:
+        """Numbers of the tiles that touch a block, ascending."""
+        starts, members = self._touching
+        number = row * self.grid.grid_shape[1] + col
+        return members[starts[number] : starts[number + 1]]
+
+    def plan(self, index: tuple[int, ...]) -> BlockPlan:
+        """What the task of one block needs."""
+        *planes, row, col = index
+        tiles = self.tiles_of(row, col)
+        return BlockPlan(
+            box=self.grid.box(row, col).shifted(self.canvas.y0, self.canvas.x0),
+            source=self.source.select(tiles),
+            lead=self.lead(tuple(planes)),
+            positions=self.positions[tiles],
+            shapes=self.shapes[tiles],
+            style=self.style,
+        )
+
+    def key(self, index: tuple[int, ...], stamps: NDArray[np.uint64]) -> int:
+        """A number that changes with anything that a block's pixels depend on.
+
+        ``stamps`` (n,) stand for the pixels of the tiles, see `mosaicreg.source.stamps_of`.
+        """
+        *planes, row, col = index
+        tiles = self.tiles_of(row, col)
+        box = self.grid.box(row, col).shifted(self.canvas.y0, self.canvas.x0)
+        style, lead = self.style, self.lead(tuple(planes))
+        return short_digest(
+            (style.dtype.str, style.blend, style.interpolation, style.fill),
+            (box, [(part.start, part.stop) for part in lead]),
+            stamps[tiles],
+            self.positions[tiles],
+            self.shapes[tiles],
+        )
+
+    def lead(self, planes: tuple[int, ...]) -> Lead:
+        """Slices of the leading axes of a block."""
+        if self.source.interleaved:
+            return tuple(slice(0, n) for n in self.source.leading)
+        return tuple(slice(k, k + 1) for k in planes)
+
+
+class _Blocks(Layer):
+    """The tasks of an array as a mapping that makes each when it is asked for."""
+
+    def __init__(self, name: str, recipe: Recipe) -> None:
+        super().__init__()
+        self.name, self.recipe = name, recipe
+
+    def __getitem__(self, key: Any) -> Any:
+        if not self._has(key):
+            raise KeyError(key)
+        return (render_plan, self.recipe.plan(key[1:]))
+
+    def _has(self, key: Any) -> bool:
+        if not isinstance(key, tuple) or key[:1] != (self.name,):
+            return False
+        index, counts = key[1:], self.recipe.numblocks
+        return len(index) == len(counts) and all(
+            0 <= k < n for k, n in zip(index, counts, strict=True)
+        )
+
+    def __contains__(self, key: object) -> bool:
+        return self._has(key)
+
+    def __iter__(self) -> Iterator[Any]:
+        return ((self.name, *index) for index in np.ndindex(*self.recipe.numblocks))
+
+    def __len__(self) -> int:
+        return int(np.prod(self.recipe.numblocks))
+
+    def is_materialized(self) -> bool:
+        """No: tasks are made on demand."""
+        return False
+
+    def get_output_keys(self) -> set[Any]:
+        """All keys."""
+        return set(self)
+
+    def cull(self, keys: set[Any], all_hlg_keys: Any) -> tuple[Layer, Mapping[Any, set[Any]]]:
+        """Only the tasks for ``keys``."""
+        tasks = {key: self[key] for key in keys if self._has(key)}
+        return MaterializedLayer(tasks), {key: set() for key in tasks}
+
+
 def render_plan(plan: BlockPlan) -> NDArray[Any]:
     """Read the windows that a block needs, and render it."""
     placed = []
@@ -143,23 +281,6 @@ def render_plan(plan: BlockPlan) -> NDArray[Any]:
             placed.append(Placed(owned, offset, window, pixels))
     style = plan.style
     return render_block(plan.box, placed, plan.leading, style.dtype, style.blend, style.fill)
-
-
-def _planes(mosaic: Mosaic) -> list[tuple[tuple[int, ...], Lead]]:
-    """Block index and slices of the leading axes: by plane, or all where decoding gives all."""
-    if mosaic.source.interleaved:
-        whole = tuple(slice(0, n) for n in mosaic.leading)
-        return [((0,) * len(whole), whole)]
-    return [
-        (tuple(int(k) for k in index), tuple(slice(int(k), int(k) + 1) for k in index))
-        for index in np.ndindex(*mosaic.leading)
-    ]
-
-
-def _plane_chunks(mosaic: Mosaic) -> tuple[tuple[int, ...], ...]:
-    if mosaic.source.interleaved:
-        return tuple((n,) for n in mosaic.leading)
-    return tuple((1,) * n for n in mosaic.leading)
 
 
 def check_style(mosaic: Mosaic, blend: str, interpolation: str, fill: float) -> None:

@@ -5,37 +5,73 @@ from __future__ import annotations
 import multiprocessing
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
+from mosaicreg.errors import StoppedError
+
 Progress = Callable[[str, int, int], None]
 """Called with (stage, done, total) as work goes on."""
+Done = Callable[[list[tuple[int, Any]]], None]
+"""Called with (number, result) of tasks that have finished since the last call."""
 
 IN_FLIGHT = 4
 """Tasks handed to a cluster at a time, per thread of its workers: enough to keep all busy."""
 COUNT_EVERY = 2.0
 """Seconds between two looks at how many workers there are: clusters grow and shrink."""
+WAVE = 512
+"""Tasks handed to a scheduler of this process at a time."""
 
 
-def run_tasks(tasks: Sequence[Any], stage: str, progress: Progress | None = None) -> list[Any]:
+def run_tasks(
+    tasks: Iterable[Any],
+    stage: str,
+    progress: Progress | None = None,
+    total: int | None = None,
+    done: Done | None = None,
+) -> list[Any]:
     """Compute `dask.delayed` tasks on the scheduler in effect; results in the order of the tasks.
 
-    On a distributed client only a bounded number of tasks is in flight, so neither the scheduler
-    nor the workers' memory grows with the number of tasks.
+    Only a bounded number of tasks exists at a time, here and on a cluster, so no memory grows with
+    their number. On a cluster, a task whose worker dies is done again by another.
 
     Args:
-        tasks: delayed values that do not depend on each other.
+        tasks: delayed values that do not depend on each other; may be made as they are needed.
         stage: what the work is called in progress reports.
         progress: told about the start and every finished task.
+        total: how many tasks; counted where None.
+        done: given (number, result) of tasks as they finish; then results are not kept, and an
+            empty list is returned.
+
+    Raises:
+        StoppedError: where the cluster is lost.
     """
+    if total is None:
+        tasks = list(tasks)
+        total = len(tasks)
     report = progress or (lambda stage, done, total: None)
-    report(stage, 0, len(tasks))
+    report(stage, 0, total)
+    results: list[Any] = [None] * total if done is None else []
+    count = 0
+
+    def finished(found: list[tuple[int, Any]]) -> None:
+        nonlocal count
+        if done is not None:
+            done(found)
+        for number, result in found:
+            if done is None:
+                results[number] = result
+            count += 1
+            report(stage, count, total)
+
     client = current_client()
     if client is not None:
-        return _run_on_client(client, tasks, stage, report)
-    return _run_here(tasks, stage, report)
+        _run_on_client(client, tasks, finished)
+    else:
+        _run_here(tasks, finished)
+    return results
 
 
 def delayed_call(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -56,31 +92,29 @@ def current_client() -> Any | None:
     return owner if isinstance(owner, Client) else None
 
 
-def _run_here(
-    tasks: Sequence[Any], stage: str, report: Callable[[str, int, int], None]
-) -> list[Any]:
+def _run_here(tasks: Iterable[Any], finished: Done) -> None:
     from dask.base import compute
     from dask.callbacks import Callback
 
-    wanted = {task.key for task in tasks}
-    done = 0
+    waiting = iter(enumerate(tasks))
+    while wave := list(islice(waiting, WAVE)):
+        numbers = {task.key: number for number, task in wave}
 
-    def finished(key: Any, *_: Any) -> None:
-        nonlocal done
-        if key in wanted:
-            done += 1
-            report(stage, done, len(tasks))
+        def after(key: Any, result: Any, *_: Any, numbers: dict[Any, int] = numbers) -> None:
+            if key in numbers:
+                finished([(numbers[key], result)])
 
-    with Callback(posttask=finished), blas_threads(1):
-        return list(compute(*tasks, traverse=False))
+        with Callback(posttask=after), blas_threads(1):
+            compute(*(task for _, task in wave), traverse=False)
 
 
-def _run_on_client(
-    client: Any, tasks: Sequence[Any], stage: str, report: Callable[[str, int, int], None]
-) -> list[Any]:
+def _run_on_client(client: Any, tasks: Iterable[Any], finished: Done) -> None:
+    import asyncio
+    import concurrent.futures
+
     from distributed import as_completed
+    from distributed.comm.core import CommClosedError
 
-    results: list[Any] = [None] * len(tasks)
     waiting = iter(enumerate(tasks))
     numbers: dict[Any, int] = {}
 
@@ -92,15 +126,24 @@ def _run_on_client(
 
     room, counted = IN_FLIGHT * _threads(client), time.monotonic()
     completed = as_completed(submit(room))
-    for done, future in enumerate(completed, start=1):
-        results[numbers.pop(future.key)] = future.result()
-        future.release()
-        report(stage, done, len(tasks))
-        if time.monotonic() - counted > COUNT_EVERY:
-            room, counted = IN_FLIGHT * _threads(client), time.monotonic()
-        for following in submit(room - len(numbers)):
-            completed.add(following)
-    return results
+    try:
+        for found in completed.batches():
+            batch = list(found)
+            finished([(numbers.pop(future.key), future.result()) for future in batch])
+            for future in batch:
+                future.release()
+            if time.monotonic() - counted > COUNT_EVERY:
+                room, counted = IN_FLIGHT * _threads(client), time.monotonic()
+            for following in submit(room - len(numbers)):
+                completed.add(following)
+    except (
+        asyncio.CancelledError,
+        concurrent.futures.CancelledError,
+        CommClosedError,
+    ) as error:
+        # Tasks are never cancelled but when the connection is lost.
+        reason = str(error) or type(error).__name__
+        raise StoppedError(f"the dask scheduler was lost: {reason}") from None
 
 
 def _threads(client: Any) -> int:

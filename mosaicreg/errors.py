@@ -50,8 +50,12 @@ class ImageError(ValueError):
     """One image file cannot be used; the message names the file and the reason."""
 
 
-class StorageError(Exception):
-    """The output cannot be written now; the message says where, why, and how to go on."""
+class StoppedError(Exception):
+    """The work stopped before its end, through no fault of the input, and can go on later."""
+
+
+class StorageError(StoppedError):
+    """The output cannot be written now; the message says where and why."""
 
 
 class MissingExtraError(ImportError):

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from mosaicreg.constraints import Constraints
 from mosaicreg.errors import InputError
 from mosaicreg.geometry import FloatArray, IntArray, bounding_box, owned_boxes
+from mosaicreg.journal import Journal, pack, unpack
 from mosaicreg.mosaic import Mosaic, as_names
 from mosaicreg.mosaicfile import PositionTable, plain, read_positions, write_positions
 from mosaicreg.opening import PATH_COLUMN, open_mosaic
@@ -248,6 +249,20 @@ def solve_layout(
         pairs=pairs,
         used=used,
     )
+
+
+def keep_layout(journal: Journal, key: str, layout: Layout) -> None:
+    """Enter a layout into a journal."""
+    journal.remember("layout", key, pack(layout))
+
+
+def kept_layout(journal: Journal, key: str, mosaic: Mosaic) -> Layout | None:
+    """The layout that `keep_layout` entered, or None; it is of these very tiles."""
+    arrays = journal.recall("layout", key)
+    if arrays is None:
+        return None
+    layout: Layout = unpack(Layout, arrays, {"pairs": Pairs}, names=mosaic.names)
+    return layout
 
 
 def solve_again(

@@ -7,6 +7,7 @@ image, the group ``mosaicreg`` holds tables (zarr arrays, one per column) and pr
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -17,11 +18,15 @@ from numpy.typing import NDArray
 
 from mosaicreg.errors import InputError
 from mosaicreg.geometry import Box, TileGrid
-from mosaicreg.store import Folder, Place, Store, open_store
+from mosaicreg.store import Place, Store, open_store
 
 DETAILS = "mosaicreg"
 """Group inside the archive with layout, pairs and provenance."""
+JOURNAL = "journal"
+"""Its member with what is done, see `mosaicreg.journal`."""
 CHUNK, SHARD = 512, 4096
+MOST_LEVELS = 64
+"""More levels than any archive has."""
 COLOURS = ("00FFFF", "FF00FF", "FFFF00", "00FF00", "FF0000", "0000FF")
 
 
@@ -104,6 +109,26 @@ class Pyramid:
         """Indices of the leading axes."""
         return list(np.ndindex(*self.shape[:-2]))
 
+    def _counts(self, level: int) -> tuple[int, ...]:
+        return (*self.shape[:-2], *self.grid(level).grid_shape)
+
+    def shards(self, level: int) -> int:
+        """How many shards a level has."""
+        return math.prod(self._counts(level))
+
+    def shard_at(self, level: int, number: int) -> tuple[int, ...]:
+        """Where shard ``number`` lies: its plane, then row and column of the level's grid."""
+        return tuple(int(k) for k in np.unravel_index(number, self._counts(level)))
+
+    def shard_number(self, level: int, at: tuple[int, ...]) -> int:
+        """The reverse of `shard_at`: planes first, row by row."""
+        return int(np.ravel_multi_index(at, self._counts(level)))
+
+    @property
+    def geometry(self) -> tuple[Any, ...]:
+        """All that the empty arrays depend on."""
+        return self.shape, self.dtype.str, self.axes, self.chunk, self.shard, self.levels
+
 
 class Receipt(NamedTuple):
     """What a written shard is: bytes in the store and their CRC-32; (0, 0) where none are needed.
@@ -116,12 +141,15 @@ class Receipt(NamedTuple):
 
 
 def create(place: Place, pyramid: Pyramid) -> None:
-    """Write the metadata and empty arrays of an archive, where there is none yet."""
+    """Write all metadata and empty arrays of an archive; levels that are there already are lost."""
     import zarr
     from zarr.codecs import BloscCodec
 
     leading = (1,) * (len(pyramid.shape) - 2)
-    root = zarr.open_group(open_store(place).zarr(), mode="a", zarr_format=3)
+    store = open_store(place)
+    for level in range(MOST_LEVELS):
+        store.clear(str(level))
+    root = zarr.open_group(store.zarr(), mode="a", zarr_format=3)
     for level in range(pyramid.levels):
         root.create_array(
             str(level),
@@ -133,8 +161,19 @@ def create(place: Place, pyramid: Pyramid) -> None:
             dimension_names=list(pyramid.axes),
             fill_value=0,
         )
+    describe(store, pyramid)
+
+
+def describe(place: Place, pyramid: Pyramid) -> None:
+    """Write the metadata that is not of the arrays."""
+    import zarr
+
+    root = zarr.open_group(open_store(place).zarr(), mode="r+")
     root.attrs["ome"] = _ome_metadata(pyramid, None)
-    root.require_group(DETAILS)
+    details = root.require_group(DETAILS)
+    # To readers the journal is an array of nothing: none of them looks inside for groups.
+    if JOURNAL not in details:
+        details.create_array(JOURNAL, shape=(0,), chunks=(1,), dtype=np.uint8)
 
 
 def finish(place: Place, pyramid: Pyramid) -> None:
@@ -165,17 +204,22 @@ def write_display(place: Place, pyramid: Pyramid, ranges: Sequence[tuple[float, 
     )
 
 
-def write_shard(
-    place: Place, level: int, index: tuple[slice, ...], pixels: NDArray[Any]
-) -> Receipt:
-    """Write one whole shard, or the part of it that lies inside the image, as one object."""
+def write_shard(place: Place, level: int, at: tuple[int, ...], pixels: NDArray[Any]) -> Receipt:
+    """Write one whole shard as one object.
+
+    Args:
+        at: its place, counted in shards: plane, row, column.
+        pixels: (y, x), the part of the shard that lies inside the image.
+    """
     store = open_store(place)
-    array = _open_level(store, level, "r")
-    inner = array.shards or array.chunks
-    for part, size, length in zip(index, inner, array.shape, strict=True):
-        whole = part.start % size == 0 and part.stop == min(part.start + size, length)
-        assert whole, f"{index} is not a whole shard of {inner}: writers would lose pixels"
-    at = tuple(part.start // size for part, size in zip(index, inner, strict=True))
+    array = _open_level(store, level)
+    index = tuple(
+        slice(k * size, min((k + 1) * size, length))
+        for k, size, length in zip(at, array.shards, array.shape, strict=True)
+    )
+    whole = tuple(part.stop - part.start for part in index)
+    pixels = pixels[(None,) * (len(at) - 2)]
+    assert pixels.shape == whole, f"{pixels.shape} px are not a whole shard: it has {whole}"
     key = shard_key(level, at)
     content = _encoded(array, index, pixels)
     if content is None:
@@ -190,11 +234,19 @@ def shard_key(level: int, at: tuple[int, ...]) -> str:
     return "/".join([str(level), "c", *map(str, at)])
 
 
-def shard_is(place: Place, level: int, at: tuple[int, ...], receipt: Receipt) -> bool:
-    """Whether the shard in the store is, byte for byte, the one that the receipt is for."""
-    content = open_store(place).read(shard_key(level, at))
-    found = Receipt(0, 0) if content is None else Receipt(len(content), crc32(content))
-    return found == receipt
+def check_shards(
+    place: Place, level: int, places: Sequence[tuple[int, ...]], receipts: Sequence[Receipt]
+) -> list[bool]:
+    """Whether the shards in the store are, byte for byte, those that the receipts are for.
+
+    Costs one read of the compressed bytes; the sum itself runs at about a gigabyte a second.
+    """
+    store, intact = open_store(place), []
+    for at, receipt in zip(places, receipts, strict=True):
+        content = store.read(shard_key(level, at))
+        found = Receipt(0, 0) if content is None else Receipt(len(content), crc32(content))
+        intact.append(found == receipt)
+    return intact
 
 
 def _encoded(array: Any, index: tuple[slice, ...], pixels: NDArray[Any]) -> memoryview | None:
@@ -219,7 +271,7 @@ def _encoded(array: Any, index: tuple[slice, ...], pixels: NDArray[Any]) -> memo
 def reduce_shard(place: Place, level: int, plane: tuple[int, ...], box: Box) -> Receipt:
     """Make one shard of ``level`` from the level below, some chunk rows at a time."""
     store = open_store(place)
-    finer, coarser = _open_level(store, level - 1, "r"), _open_level(store, level, "r")
+    finer, coarser = _open_level(store, level - 1), _open_level(store, level)
     out = np.empty(box.shape, dtype=finer.dtype)
     rows = coarser.chunks[-2]
     with _few_threads():
@@ -227,8 +279,8 @@ def reduce_shard(place: Place, level: int, plane: tuple[int, ...], box: Box) -> 
             end = min(y + rows, box.y1)
             source = finer[(*plane, slice(2 * y, 2 * end), slice(2 * box.x0, 2 * box.x1))]
             out[y - box.y0 : end - box.y0] = halve(source)
-    index = (*(slice(k, k + 1) for k in plane), *box.slices)
-    return write_shard(store, level, index, out[(None,) * len(plane)])
+    height, width = coarser.shards[-2:]
+    return write_shard(store, level, (*plane, box.y0 // height, box.x0 // width), out)
 
 
 def halve(image: NDArray[Any]) -> NDArray[Any]:
@@ -319,37 +371,16 @@ def read_facts(place: Place) -> dict[str, Any]:
     return dict(root[DETAILS].attrs) if DETAILS in root else {}
 
 
-def clear_for(place: Place, overwrite: bool) -> None:
-    """Make sure that an archive can be created at ``place``, deleting one only when told to.
-
-    Raises:
-        InputError: see `check_clear`.
-    """
-    check_clear(place, overwrite)
-    open_store(place).clear()
-
-
-def check_clear(place: Place, overwrite: bool) -> None:
-    """Raise InputError where something is at ``place`` and may not or must not be replaced."""
-    store = open_store(place)
-    if not store.exists():
-        return
-    if not overwrite:
-        raise InputError(f"{store} exists; choose another name, or replace it with --overwrite")
-    check_archive(store)
-
-
 def check_archive(store: Store) -> None:
     """Raise InputError where there is something, and no zarr archive."""
-    empty = isinstance(store, Folder) and store.path.is_dir() and not any(store.path.iterdir())
-    if store.exists() and store.read("zarr.json") is None and not empty:
+    if store.exists() and store.read("zarr.json") is None:
         raise InputError(f"{store} is not a zarr archive; it will not be overwritten")
 
 
-def _open_level(store: Store, level: int, mode: Any) -> Any:
+def _open_level(store: Store, level: int) -> Any:
     import zarr
 
-    return zarr.open_array(store.zarr(read_only=mode == "r"), path=str(level), mode=mode)
+    return zarr.open_array(store.zarr(read_only=True), path=str(level), mode="r")
 
 
 def _few_threads() -> Any:

@@ -15,14 +15,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mosaicreg import __version__
 from mosaicreg.alignment import AlignmentRecord
 from mosaicreg.cluster import Progress, delayed_call, one_blas_thread, run_tasks
 from mosaicreg.correlate import Search, find_offset, match_strips, plan_search, rough_match
 from mosaicreg.errors import InputError
 from mosaicreg.geometry import Box, FloatArray, IntArray
+from mosaicreg.journal import Journal, digest
 from mosaicreg.mosaic import Mosaic
 from mosaicreg.pairs import MEASURED, Pairs, judge
-from mosaicreg.source import Lead, TileSource
+from mosaicreg.source import Lead, TileSource, stamps_of
 
 NULL_PAIRS = 100
 """How many pairs that cannot overlap are compared to learn how high chance reaches."""
@@ -37,6 +39,7 @@ def register(
     plane: int = 0,
     max_shift: float | None = None,
     progress: Progress | None = None,
+    journal: Journal | None = None,
 ) -> Pairs:
     """Compare all neighbours and judge how far to trust each result.
 
@@ -48,6 +51,7 @@ def register(
         max_shift: how far, in px per axis, the true offset of two neighbours may be from the
             stage's. `Mosaic.max_shift` where None.
         progress: called with (stage, done, total).
+        journal: keeps the result of each batch, and gives back those of the same tiles and options.
 
     Raises:
         InputError: where no two tiles overlap, or the channel or plane does not exist.
@@ -58,11 +62,7 @@ def register(
     window = mosaic.max_shift if max_shift is None else int(np.ceil(max_shift))
     share = min(1.0, NULL_PAIRS / max(1, len(pairs)))
     batches = _plan(mosaic, pairs)
-    tasks = [
-        delayed_call(_register_batch, _batch(mosaic, pairs, rows, lead), window, share)
-        for rows in batches
-    ]
-    results = run_tasks(tasks, "register", progress)
+    results = _measured(mosaic, pairs, batches, (lead, window, share), progress, journal)
     table = {name: np.full(len(pairs), np.nan) for name in MEASURED}
     null_z = []
     for rows, (columns, heights) in zip(batches, results, strict=True):
@@ -72,6 +72,62 @@ def register(
     null = np.concatenate(null_z) if null_z else np.empty(0)
     told = mosaic.positions[pairs[:, 1]] - mosaic.positions[pairs[:, 0]]
     return judge(pairs[:, 0], pairs[:, 1], table, null, told, window)
+
+
+def _measured(
+    mosaic: Mosaic,
+    pairs: IntArray,
+    batches: list[IntArray],
+    options: tuple[Lead, int, float],
+    progress: Progress | None,
+    journal: Journal | None,
+) -> list[tuple[FloatArray, FloatArray]]:
+    """What `_register_batch` finds for each batch, from the journal where it knows."""
+    lead, window, share = options
+    results: list[Any] = [None] * len(batches)
+    keys: list[str] = []
+    if journal is not None:
+        stamps = stamps_of(mosaic.source)
+        keys = [_key(mosaic, pairs, rows, options, stamps) for rows in batches]
+        results = [journal.recall("pairs", key) for key in keys]
+    missing = [k for k, result in enumerate(results) if result is None]
+
+    def done(found: list[tuple[int, Any]]) -> None:
+        for number, result in found:
+            results[missing[number]] = result
+            if journal is not None:
+                journal.remember("pairs", keys[missing[number]], result)
+
+    tasks = (
+        delayed_call(_register_batch, _batch(mosaic, pairs, batches[k], lead), window, share)
+        for k in missing
+    )
+    if missing or not batches:
+        run_tasks(tasks, "register", progress, len(missing), done)
+    return results
+
+
+def _key(
+    mosaic: Mosaic,
+    pairs: IntArray,
+    rows: IntArray,
+    options: tuple[Lead, int, float],
+    stamps: NDArray[np.uint64],
+) -> str:
+    """Digest of all that the result of a batch depends on."""
+    lead, *numbers = options
+    tiles = np.unique(pairs[rows])
+    return digest(
+        __version__,
+        [(part.start, part.stop) for part in lead],
+        numbers,
+        rows,
+        pairs[rows],
+        tiles,
+        stamps[tiles],
+        mosaic.positions[tiles],
+        mosaic.shapes[tiles],
+    )
 
 
 def find_offsets(

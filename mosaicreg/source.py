@@ -7,10 +7,12 @@ all tiles.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +20,10 @@ from numpy.typing import NDArray
 from mosaicreg.errors import ImageError
 from mosaicreg.geometry import Box, IntArray
 from mosaicreg.imagefile import read_image
+from mosaicreg.journal import short_digest
+
+STAT_THREADS = 8
+"""Looking at a file's size and time mostly waits, on a network disk above all."""
 
 Lead = tuple[slice, ...]
 Names = NDArray[Any]
@@ -48,6 +54,24 @@ class TileSource(Protocol):
         """A source of these tiles only, numbered from 0 in the order given."""
 
 
+@runtime_checkable
+class Stamped(Protocol):
+    """A source that can tell whether its tiles have changed since an earlier run."""
+
+    def stamps(self) -> NDArray[np.uint64]:
+        """(n,) numbers; that of a tile changes when its pixels do, and in no other process."""
+
+
+def stamps_of(source: TileSource) -> NDArray[np.uint64]:
+    """(n,) numbers that stand for the tiles' pixels.
+
+    A source that cannot tell gets new ones each time: nothing of an earlier run is then reused.
+    """
+    if isinstance(source, Stamped):
+        return source.stamps()
+    return np.random.default_rng().integers(0, 2**63, len(source)).astype(np.uint64)
+
+
 @dataclass(frozen=True, eq=False)
 class ArraySource:
     """Tiles that are arrays in memory, (leading..., y, x); made by `ArraySource.of`."""
@@ -75,6 +99,10 @@ class ArraySource:
     def read(self, tile: int, box: Box, lead: Lead) -> NDArray[Any]:
         """A view of the pixels."""
         return self.tiles[tile][(*lead, *box.slices)]
+
+    def stamps(self) -> NDArray[np.uint64]:
+        """Digests of the pixels."""
+        return np.array([short_digest(tile) for tile in self.tiles], dtype=np.uint64)
 
     def select(self, tiles: IntArray) -> ArraySource:
         """These tiles only."""
@@ -118,6 +146,24 @@ class FileSource:
             )
         return image
 
+    def stamps(self) -> NDArray[np.uint64]:
+        """Digests of each file's path here, size and time of last change (ns).
+
+        Not of its content: every program that changes a file changes its time, so no change is
+        missed, at the cost of one look at the folder for each file. A copy with a new time counts
+        as changed: that costs work, never correctness.
+        """
+
+        def stamp(tile: int) -> int:
+            path = self.path(tile)
+            try:
+                return short_digest(str(self.paths[tile]), _looks(path))
+            except OSError as error:
+                raise ImageError(f"{path}: unreadable ({error.strerror or error})") from error
+
+        with ThreadPoolExecutor(STAT_THREADS) as pool:
+            return np.fromiter(pool.map(stamp, range(len(self))), np.uint64, len(self))
+
     def lies_in(self, folder: Path) -> bool:
         """Whether a tile is ``folder`` itself or lies somewhere in it."""
         place, own = folder.resolve(), self.folder.resolve()
@@ -132,3 +178,17 @@ class FileSource:
     def select(self, tiles: IntArray) -> FileSource:
         """These tiles only."""
         return replace(self, paths=self.paths[tiles])
+
+
+def _looks(path: Path) -> list[tuple[str, int, int]]:
+    """Name, size and time of a file, or of all files of a folder (a zarr image)."""
+    about = path.stat()
+    if not path.is_dir():
+        return [("", about.st_size, about.st_mtime_ns)]
+    found = []
+    for folder, _, files in os.walk(path):
+        for name in files:
+            one = Path(folder, name)
+            about = one.stat()
+            found.append((one.relative_to(path).as_posix(), about.st_size, about.st_mtime_ns))
+    return sorted(found)

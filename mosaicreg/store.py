@@ -85,7 +85,9 @@ class Folder:
         return LocalStore(self.path, read_only=read_only)
 
     def exists(self) -> bool:
-        """Whether there is a file or folder."""
+        """Whether there is a file, or anything in the folder."""
+        if self.path.is_dir():
+            return any(self.path.iterdir())
         return self.path.exists()
 
     def read(self, key: str) -> bytes | None:
@@ -101,10 +103,7 @@ class Folder:
         try:
             write_atomically(path, content)
         except OSError as error:
-            raise StorageError(
-                f"{path} cannot be written: {error.strerror or error}. "
-                "What is there is intact; mend this and run the same command again to go on"
-            ) from error
+            raise StorageError(f"{path} cannot be written: {error.strerror or error}") from error
 
     def remove(self, key: str) -> None:
         """Delete a file."""

@@ -27,6 +27,7 @@ from scipy.special import ndtri
 
 from mosaicreg.geometry import Box, FloatArray, IntArray
 from mosaicreg.imagefile import write_tiff
+from mosaicreg.journal import short_digest
 from mosaicreg.mosaic import Mosaic, as_names
 from mosaicreg.mosaicfile import PositionTable, write_positions
 from mosaicreg.source import Lead
@@ -396,6 +397,11 @@ class SimulatedSource:
     def read(self, tile: int, box: Box, lead: Lead) -> NDArray[Any]:
         """The pixels of ``box``."""
         return self.acquisition.tile_image(int(self.tiles[tile]))[box.slices]
+
+    def stamps(self) -> NDArray[np.uint64]:
+        """Digests of how each tile is made."""
+        told = repr(self.acquisition)
+        return np.array([short_digest(told, int(k)) for k in self.tiles], dtype=np.uint64)
 
     def select(self, tiles: IntArray) -> SimulatedSource:
         """These tiles only."""

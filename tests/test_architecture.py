@@ -29,9 +29,10 @@ FLOORS = (
     (
         "tiffwindow",
         "imagefile",
+        "store",
+        "journal",
         "source",
         "mosaicfile",
-        "store",
         "omezarr",
     ),
     (

@@ -21,11 +21,11 @@ from mosaicreg.omezarr import Pyramid, halve, read_facts, read_table, write_shar
 
 
 def content(path: Path) -> dict[str, str]:
-    """Digest of every file of an archive."""
+    """Digest of every file of an archive, but for the log of when it was made."""
     return {
         str(p.relative_to(path)): hashlib.sha256(p.read_bytes()).hexdigest()
         for p in sorted(path.rglob("*"))
-        if p.is_file()
+        if p.is_file() and "log" not in p.parts
     }
 
 
@@ -188,7 +188,7 @@ def test_worker_processes_write_the_same_bytes(tmp_path) -> None:
 def test_half_a_shard_is_never_written(tmp_path) -> None:
     path = write_ome_zarr(image(), tmp_path / "a.ome.zarr", chunk=32, shard=128)
     with pytest.raises(AssertionError, match="not a whole shard"):
-        write_shard(path, 0, (slice(0, 64), slice(0, 128)), np.zeros((64, 128), np.uint16))
+        write_shard(path, 0, (0, 0), np.zeros((64, 128), np.uint16))
 
 
 @pytest.mark.parametrize("shape", [(2, 90, 70), (2, 3, 90, 70), (2, 2, 2, 40, 70)])
@@ -224,13 +224,15 @@ def test_pixel_types_survive(dtype, tmp_path) -> None:
 
 def test_an_archive_is_replaced_only_when_told_to(tmp_path) -> None:
     path = tmp_path / "a.ome.zarr"
-    write_ome_zarr(image(), path, pyramid=False)
-    with pytest.raises(InputError, match="exists; choose another name"):
-        write_ome_zarr(image(), path)
+    write_ome_zarr(image(), path, pyramid=True)
     before = content(path)
-    write_ome_zarr(image(), path, pyramid=False, overwrite=True)
+    with pytest.raises(InputError, match="exists; choose another name"):
+        write_ome_zarr(image() + 1, path)
     assert content(path) == before
-    assert sorted(zarr.open_group(str(path), mode="r").array_keys()) == ["0"]
+    write_ome_zarr(image() + 1, path, pyramid=False, overwrite=True)
+    root = zarr.open_group(str(path), mode="r")
+    assert sorted(root.array_keys()) == ["0"]
+    np.testing.assert_array_equal(root["0"][:], image() + 1)
 
 
 def test_what_is_not_an_archive_is_never_deleted(tmp_path) -> None:

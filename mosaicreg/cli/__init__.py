@@ -1,6 +1,8 @@
 """The command line: options, messages and exit codes over the public functions, nothing else.
 
-Exit codes: 0 success, 2 bad usage or bad input, 3 the result could not be trusted (and is written).
+Exit codes: 0 success, 2 bad usage or bad input, 3 the result could not be trusted (and is written),
+4 stopped before the end (no space, cluster lost): run again to go on; 130 and 143 after Ctrl-C and
+SIGTERM, the same.
 Each family of commands is a module of this folder, loaded when one of its commands is asked for;
 heavy imports happen inside the commands, so that --help answers at once.
 """
@@ -15,7 +17,8 @@ from typing import Any
 
 import click
 
-TRUSTED, BAD_INPUT, DOUBTFUL = 0, 2, 3
+TRUSTED, BAD_INPUT, DOUBTFUL, UNFINISHED = 0, 2, 3, 4
+INTERRUPTED, TERMINATED = 128 + 2, 128 + 15
 
 COMMANDS = {
     "stitch": "stitching",
@@ -144,7 +147,10 @@ output_options = option_group(
     click.option("--shard", type=Sides(), default="4096", show_default=True,
                  help="Shard (file) of the archive, a whole number of chunks."),
     click.option("--no-pyramid", is_flag=True, help="Write the finest level only."),
-    click.option("--overwrite", is_flag=True, help="Replace an archive that exists."),
+    click.option("--overwrite", is_flag=True,
+                 help="Turn an archive that exists into this one; what is the same is kept."),
+    click.option("--repair", is_flag=True,
+                 help="Check and mend every shard of an archive that is finished."),
 )  # fmt: skip
 
 run_options = option_group(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import shlex
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,23 +13,56 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mosaicreg.cli import BAD_INPUT, DOUBTFUL
+from mosaicreg.cli import BAD_INPUT, DOUBTFUL, INTERRUPTED, TERMINATED, UNFINISHED
 
 if TYPE_CHECKING:
+    from mosaicreg.journal import Journal
     from mosaicreg.layout import Layout
     from mosaicreg.mosaic import Mosaic
 
 
+NOT_THE_JOB = frozenset(
+    ("scheduler", "cluster", "workers", "memory_limit", "quiet", "overwrite", "repair",
+     "layout_out", "max_doubtful")
+)  # fmt: skip
+"""Options that do not change what is in the archive. All others make another job."""
+AFTER_LAYOUT = frozenset(("blend", "interpolation", "fill", "chunk", "shard", "no_pyramid"))
+"""Options that change the archive, but not the layout."""
+
+
 @contextmanager
 def errors_for_people() -> Iterator[None]:
-    """Turn errors that people can mend into a message and exit code 2."""
-    from mosaicreg.errors import ImageError, InputError, MissingExtraError
+    """Turn errors that people can mend, and being stopped, into a message and an exit code."""
+    from mosaicreg.errors import ImageError, InputError, MissingExtraError, StoppedError
 
+    stops: list[int] = []
+
+    def stop(number: int, _: Any) -> None:
+        stops.append(number)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
     try:
         yield
     except (InputError, ImageError, MissingExtraError) as error:
         click.echo(f"mosaicreg: {error}", err=True)
         sys.exit(BAD_INPUT)
+    except StoppedError as error:
+        click.echo(f"mosaicreg: {error}\n{GO_ON}", err=True)
+        sys.exit(UNFINISHED)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise
+        click.echo(f"mosaicreg: {error.filename}: {error.strerror}\n{GO_ON}", err=True)
+        sys.exit(UNFINISHED)
+    except KeyboardInterrupt:
+        click.echo(f"\nmosaicreg: stopped. {GO_ON}", err=True)
+        sys.exit(TERMINATED if stops else INTERRUPTED)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+GO_ON = "What is finished is kept; run the same command again to go on."
 
 
 @contextmanager
@@ -74,7 +109,46 @@ def open_tiles(path: Path, options: dict[str, Any]) -> Mosaic:
     return rearranged(mosaic, options["stage_matrix"], options["serpentine"])
 
 
-def registered(mosaic: Mosaic, options: dict[str, Any], progress: Any) -> Layout:
+def job_keys(mosaic: Mosaic, options: dict[str, Any], layout: Layout | None = None) -> list[str]:
+    """Digests of all that the layout, and the whole archive, depend on."""
+    from mosaicreg import __version__
+    from mosaicreg.journal import digest, pack
+    from mosaicreg.source import stamps_of
+
+    content = options.get("constraints")
+    told = [
+        __version__,
+        mosaic.digest(),
+        stamps_of(mosaic.source),
+        (mosaic.pixel_size, mosaic.channels),
+        content.read_bytes() if content and content.is_file() else None,
+        *(pack(layout) if layout is not None else ()),
+    ]
+    first = {k: v for k, v in options.items() if k not in NOT_THE_JOB | AFTER_LAYOUT}
+    second = {k: v for k, v in options.items() if k in AFTER_LAYOUT}
+    layout_key = digest(*told, sorted(first.items()))
+    return [layout_key, digest(layout_key, sorted(second.items()))]
+
+
+def find_layout(
+    mosaic: Mosaic, options: dict[str, Any], progress: Any, journal: Journal, key: str
+) -> Layout:
+    """The layout of the tiles, from the journal where it knows."""
+    from mosaicreg.layout import keep_layout, kept_layout, stage_layout
+
+    layout = kept_layout(journal, key, mosaic)
+    if layout is None:
+        if options["no_register"]:
+            layout = stage_layout(mosaic)
+        else:
+            layout = registered(mosaic, options, progress, journal)
+        keep_layout(journal, key, layout)
+    return layout
+
+
+def registered(
+    mosaic: Mosaic, options: dict[str, Any], progress: Any, journal: Journal | None = None
+) -> Layout:
     """The layout of the tiles, measured and solved."""
     from mosaicreg.constraints import read_constraints
     from mosaicreg.layout import solve_layout
@@ -88,6 +162,7 @@ def registered(mosaic: Mosaic, options: dict[str, Any], progress: Any) -> Layout
         plane=options["plane"],
         max_shift=options["max_shift"],
         progress=progress,
+        journal=journal,
     )
     return solve_layout(mosaic, pairs, options["max_shift"], constraints)
 
@@ -96,10 +171,9 @@ def check_output(output: Path, options: dict[str, Any], mosaic: Mosaic) -> None:
     """Everything about the output that can be known to fail, before anything is written."""
     from mosaicreg.assembly import check_style
     from mosaicreg.errors import InputError
-    from mosaicreg.omezarr import Pyramid, check_clear
+    from mosaicreg.omezarr import Pyramid
     from mosaicreg.registration import checked_neighbours, registration_lead
 
-    check_clear(output, options["overwrite"])
     if mosaic.reads_from(output):
         raise InputError(f"{output} holds the tiles themselves; the archive needs another place")
     Pyramid.plan(
@@ -132,6 +206,7 @@ def assemble_archive(
     options: dict[str, Any],
     provenance: dict[str, Any],
     progress: Any,
+    journal: Journal,
 ) -> None:
     """Compute the mosaic and write the archive, with the output options."""
     from mosaicreg.archive import write_ome_zarr
@@ -153,9 +228,10 @@ def assemble_archive(
         chunk=options["chunk"],
         shard=options["shard"],
         pyramid=not options["no_pyramid"],
-        overwrite=options["overwrite"],
+        repair=options["repair"],
         provenance=provenance,
         progress=progress,
+        journal=journal,
     )
 
 

@@ -13,7 +13,9 @@ from mosaicreg.cli.running import (
     check_layout_file,
     check_output,
     errors_for_people,
+    find_layout,
     finish,
+    job_keys,
     made_by,
     open_tiles,
     registered,
@@ -45,24 +47,31 @@ def stitch(input: Path, output: Path, **options: Any) -> None:
     INPUT is a folder or glob of images (TIFF, OME-TIFF, PNG, JPEG, .npy, zarr), or a position file
     that names them.
     """
-    from mosaicreg.layout import save_layout, stage_layout
+    from mosaicreg.archive import begin, open_journal
+    from mosaicreg.layout import kept_layout, save_layout
 
     with errors_for_people():
         mosaic = open_tiles(input, options)
         check_output(output, options, mosaic)
         if options["layout_out"]:
             check_layout_file(options["layout_out"])
+        layout_key, job = job_keys(mosaic, options)
+        journal = open_journal(output, job, options["overwrite"])
         click.echo(mosaic)
-        with working(options, mosaic, output) as progress:
-            if options["no_register"]:
-                layout = stage_layout(mosaic)
-            else:
-                layout = registered(mosaic, options, progress)
-            provenance = made_by(mosaic, options)
+        provenance = made_by(mosaic, options)
+        layout = kept_layout(journal, layout_key, mosaic)
+        if layout is None or not journal.is_finished or options["repair"]:
+            with working(options, mosaic, output) as progress:
+                begin(journal)
+                layout = find_layout(mosaic, options, progress, journal, layout_key)
+                if options["layout_out"]:
+                    save_layout(options["layout_out"], mosaic, layout, provenance)
+                assemble_archive(mosaic, layout, output, options, provenance, progress, journal)
+            click.echo(f"Wrote {output}")
+        else:
             if options["layout_out"]:
                 save_layout(options["layout_out"], mosaic, layout, provenance)
-            assemble_archive(mosaic, layout, output, options, provenance, progress)
-        click.echo(f"Wrote {output}")
+            click.echo(f"Nothing to do: {output} is finished")
         if options["no_register"]:
             click.echo(layout)
         else:
@@ -113,6 +122,7 @@ def assemble(layout: Path, output: Path, **options: Any) -> None:
     """Assemble the tiles that the file LAYOUT names, where it puts them."""
     from dataclasses import replace
 
+    from mosaicreg.archive import open_journal
     from mosaicreg.layout import load_layout
 
     with errors_for_people():
@@ -120,9 +130,14 @@ def assemble(layout: Path, output: Path, **options: Any) -> None:
         if options["pixel_size"]:
             mosaic = replace(mosaic, pixel_size=(options["pixel_size"],) * 2)
         check_output(output, options, mosaic)
+        journal = open_journal(output, job_keys(mosaic, options, placed)[1], options["overwrite"])
         click.echo(mosaic)
+        if journal.is_finished and not options["repair"]:
+            click.echo(f"Nothing to do: {output} is finished")
+            return
+        facts = made_by(mosaic, options)
         with working(options, mosaic, output) as progress:
-            assemble_archive(mosaic, placed, output, options, made_by(mosaic, options), progress)
+            assemble_archive(mosaic, placed, output, options, facts, progress, journal)
         click.echo(f"Wrote {output}")
 
 

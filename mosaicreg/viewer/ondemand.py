@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from mosaicreg import omezarr
 from mosaicreg.archive import store_layout
 from mosaicreg.assembly import assemble
-from mosaicreg.geometry import Box
 from mosaicreg.layout import Layout
 from mosaicreg.mosaic import Mosaic
 from mosaicreg.omezarr import Pyramid
@@ -131,10 +130,9 @@ class OnDemand:
         for y in range(0, height, CHUNK):
             for x in range(0, width, CHUNK):
                 part = pixels[y : y + CHUNK, x : x + CHUNK]
-                box = Box.at((y0 + y, x0 + x), (part.shape[0], part.shape[1]))
-                index = (*(slice(k, k + 1) for k in plane), *box.slices)
-                omezarr.write_shard(self.folder, level, index, part[(None,) * len(plane)])
-                self._done.add((level, *plane, (y0 + y) // CHUNK, (x0 + x) // CHUNK))
+                at = (*plane, (y0 + y) // CHUNK, (x0 + x) // CHUNK)
+                omezarr.write_shard(self.folder, level, at, part)
+                self._done.add((level, *at))
 
     def _first(self, level: int, row: int, col: int) -> tuple[int, int]:
         """The first chunk of a level that a block covers."""
