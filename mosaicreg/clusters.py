@@ -13,6 +13,7 @@ A cluster file is YAML with these keys and no others:
 
 from __future__ import annotations
 
+import logging
 import shlex
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from mosaicreg.errors import InputError, MissingExtraError, missing_extra
+from mosaicreg.errors import InputError, MissingExtraError, StoppedError, missing_extra
 from mosaicreg.imagefile import write_atomically
 
 ENVIRONMENT = "distributed.nanny.pre-spawn-environ."
@@ -307,6 +308,12 @@ def _client_of(place: Any, tell: Callable[[str], None], wait: float = 60) -> Ite
                 raise InputError(f"{name} has had no worker for {wait:.0f} s") from None
         _check_versions(client, tell)
         yield client
+    except StoppedError:
+        # That the scheduler is gone is said once; distributed would log a farewell that fails.
+        logging.disable(logging.CRITICAL)
+        client.close()
+        logging.disable(logging.NOTSET)
+        raise
     finally:
         client.close()
 
