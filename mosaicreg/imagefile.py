@@ -2,7 +2,7 @@
 
 Every image is seen as leading axes out of t, c, z (in this order, those it has) and then y, x. RGB
 samples are channels. Pixels come in native byte order. Supported: TIFF and OME-TIFF, PNG, JPEG,
-``.npy``, zarr arrays and OME-Zarr images (their finest level).
+JPEG 2000, ``.npy``, zarr arrays and OME-Zarr images (their finest level).
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ from numpy.typing import NDArray
 
 from mosaicreg.errors import ImageError
 from mosaicreg.geometry import Box
+from mosaicreg.jpeg2000 import decode_jp2, jp2_shape
 from mosaicreg.tiffwindow import page_window, segment_shape
 
 TIFF = (".tif", ".tiff")
-SUFFIXES = (*TIFF, ".png", ".jpg", ".jpeg", ".npy", ".zarr")
+SUFFIXES = (*TIFF, ".png", ".jpg", ".jpeg", ".jp2", ".npy", ".zarr")
 """File name endings that count as images, in lower case."""
 
 RGB = ("red", "green", "blue", "alpha")
@@ -94,14 +95,18 @@ def is_image(path: Path) -> bool:
     return path.is_dir() and any((path / name).is_file() for name in ("zarr.json", ".zarray"))
 
 
-def read_header(path: Path) -> Header:
+def read_header(path: Path, any_type: bool = False) -> Header:
     """What the file says about its image; no pixel is read.
+
+    Args:
+        path: of the file.
+        any_type: do not mind pixels of types that cannot be stitched.
 
     Raises:
         ImageError: where the file is missing, unreadable, cut short, or of an unsupported kind.
     """
     header: Header = _guarded(path, _header_reader(path))
-    if header.dtype not in DTYPES:
+    if header.dtype not in DTYPES and not any_type:
         raise ImageError(
             f"{path}: pixels of type {header.dtype} are not supported; convert them to one of "
             + ", ".join(str(t) for t in DTYPES)
@@ -125,6 +130,7 @@ def read_image(path: Path, box: Box | None = None, lead: Lead | None = None) -> 
         ".png": _read_whole(_decode_png),
         ".jpg": _read_whole(_decode_jpeg),
         ".jpeg": _read_whole(_decode_jpeg),
+        ".jp2": _read_whole(decode_jp2),
         ".npy": _read_whole(_open_npy),
     }
     suffix = path.suffix.lower()
@@ -132,6 +138,14 @@ def read_image(path: Path, box: Box | None = None, lead: Lead | None = None) -> 
     image: NDArray[Any] = _guarded(path, lambda p: read(p, box, lead))
     native: NDArray[Any] = image.astype(image.dtype.newbyteorder("="), copy=False)
     return native
+
+
+def is_bilevel(path: Path) -> bool:
+    """Whether this is a grey PNG of one bit per pixel (they decode to 0 and 255)."""
+    if path.suffix.lower() != ".png":
+        return False
+    with path.open("rb") as file:
+        return file.read(26)[24:26] == b"\x01\x00"
 
 
 def native_block(path: Path) -> tuple[int | None, int | None]:
@@ -177,9 +191,12 @@ def write_tiff(path: Path, image: NDArray[Any], **options: Any) -> None:
     import tifffile
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
-    tifffile.imwrite(temporary, image, **options)
-    temporary.replace(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        tifffile.imwrite(temporary, image, **options)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _guarded(path: Path, action: Callable[[Path], Any]) -> Any:
@@ -205,6 +222,7 @@ def _header_reader(path: Path) -> Callable[[Path], Header]:
         ".png": _png_header,
         ".jpg": _jpeg_header,
         ".jpeg": _jpeg_header,
+        ".jp2": lambda path: _samples(*jp2_shape(path), path),
         ".npy": _npy_header,
     }
     return named.get(suffix, _zarr_header)

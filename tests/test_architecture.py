@@ -28,9 +28,11 @@ FLOORS = (
     ),
     (
         "tiffwindow",
+        "jpeg2000",
         "imagefile",
         "store",
         "journal",
+        "imagesave",
         "source",
         "mosaicfile",
         "omezarr",
