@@ -58,6 +58,7 @@ FLOORS = (
         "verification",
         "inspection",
         "report",
+        "export",
         "viewer",
         "doctor",
         "progress",

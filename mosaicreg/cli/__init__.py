@@ -29,6 +29,7 @@ COMMANDS = {
     "verify": "checking",
     "info": "looking",
     "view": "viewing",
+    "export": "exporting",
     "demo": "trying",
 }
 """Module of this folder where each command lives, in the order that help lists them."""
