@@ -25,6 +25,8 @@ FLOORS = (
         "subpixel",
         "correlate",
         "render",
+        "pull",
+        "warp",
     ),
     (
         "tiffwindow",
@@ -54,6 +56,7 @@ FLOORS = (
         "tiling",
         "registration",
         "assembly",
+        "warping",
         "archive",
         "verification",
         "inspection",
@@ -70,7 +73,16 @@ FLOORS = (
     ),
 )
 ORDER = {room: k for k, room in enumerate(room for floor in FLOORS for room in floor)}
-DASK_ROOMS = {"lazy", "tiling", "cluster", "clusters", "assembly", "archive", "verification"}
+DASK_ROOMS = {
+    "warping",
+    "lazy",
+    "tiling",
+    "cluster",
+    "clusters",
+    "assembly",
+    "archive",
+    "verification",
+}
 MATPLOTLIB_ROOMS = {"report"}
 FILE_FREE_FLOORS = {*FLOORS[0], *FLOORS[1]}
 
