@@ -43,6 +43,7 @@ from mosaicreg.render import (
     window_for,
 )
 from mosaicreg.source import Lead, TileSource
+from mosaicreg.turned import Pose, Turned, render_turned, turned_boxes, window_of
 
 BLOCK = 4096
 """Side of an output block in px by default: one shard of the archive."""
@@ -84,6 +85,7 @@ def assemble(
         shapes=mosaic.shapes,
         style=_Style(mosaic.dtype, blend, interpolation, fill),
         block=as_pair(block, "block"),
+        angles=layout.angles,
     )
     layer = _Blocks(f"assemble-{uuid4().hex}", recipe)
     graph = HighLevelGraph({layer.name: layer}, {layer.name: set()})
@@ -114,6 +116,7 @@ class BlockPlan:
         source: the tiles that touch it.
         lead: which leading planes, one slice per axis.
         positions, shapes: of these tiles.
+        angles: degrees by which they are turned; None where no tile of the mosaic is.
     """
 
     box: Box
@@ -122,6 +125,7 @@ class BlockPlan:
     positions: FloatArray
     shapes: IntArray
     style: _Style
+    angles: FloatArray | None = None
 
     @cached_property
     def leading(self) -> tuple[int, ...]:
@@ -139,6 +143,7 @@ class Recipe:
     Args:
         source: all tiles.
         positions, shapes: where they lie in the layout, and how large they are.
+        angles: degrees by which they are turned; None where none is.
         block: (height, width) of a block, px.
     """
 
@@ -147,15 +152,23 @@ class Recipe:
     shapes: IntArray
     style: _Style
     block: tuple[int, int]
+    angles: FloatArray | None = None
 
     def with_blocks(self, block: tuple[int, int]) -> Recipe:
         """The same mosaic in other blocks."""
         return self if block == self.block else replace(self, block=block)
 
     @cached_property
+    def boxes(self) -> IntArray:
+        """(n, 4) around the pixels that each tile owns."""
+        if self.angles is None:
+            return owned_boxes(self.positions, self.shapes)
+        return turned_boxes(self.positions, self.shapes, self.angles)
+
+    @cached_property
     def canvas(self) -> Box:
         """All pixels that tiles own, in the layout's coordinates."""
-        return bounding_box(owned_boxes(self.positions, self.shapes))
+        return bounding_box(self.boxes)
 
     @property
     def grid(self) -> TileGrid:
@@ -179,9 +192,8 @@ class Recipe:
 
     @cached_property
     def _touching(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        boxes = owned_boxes(self.positions, self.shapes)
         corner = np.array([self.canvas.y0, self.canvas.x0] * 2)
-        return group_by_block(boxes - corner, self.grid)
+        return group_by_block(self.boxes - corner, self.grid)
 
     def tiles_of(self, row: int, col: int) -> NDArray[np.intp]:
         """Numbers of the tiles that touch a block, ascending."""
@@ -200,6 +212,7 @@ class Recipe:
             positions=self.positions[tiles],
             shapes=self.shapes[tiles],
             style=self.style,
+            angles=None if self.angles is None else self.angles[tiles],
         )
 
     def key(self, index: tuple[int, ...], stamps: NDArray[np.uint64]) -> int:
@@ -217,6 +230,7 @@ class Recipe:
             stamps[tiles],
             self.positions[tiles],
             self.shapes[tiles],
+            None if self.angles is None else self.angles[tiles],
         )
 
     def lead(self, planes: tuple[int, ...]) -> Lead:
@@ -271,6 +285,8 @@ class _Blocks(Layer):
 
 def render_plan(plan: BlockPlan) -> NDArray[Any]:
     """Read the windows that a block needs, and render it."""
+    if plan.angles is not None:
+        return _render_turned(plan, plan.angles)
     placed = []
     for tile, (position, shape) in enumerate(zip(plan.positions, plan.shapes, strict=True)):
         size = (int(shape[0]), int(shape[1]))
@@ -281,6 +297,20 @@ def render_plan(plan: BlockPlan) -> NDArray[Any]:
             placed.append(Placed(owned, offset, window, pixels))
     style = plan.style
     return render_block(plan.box, placed, plan.leading, style.dtype, style.blend, style.fill)
+
+
+def _render_turned(plan: BlockPlan, angles: FloatArray) -> NDArray[Any]:
+    tiles = []
+    for tile, angle in enumerate(angles.tolist()):
+        (y, x), (height, width) = plan.positions[tile].tolist(), plan.shapes[tile].tolist()
+        pose = Pose((y, x), (height, width), angle)
+        window = window_of(pose, plan.box)
+        if window is not None:
+            tiles.append(Turned(pose, window, plan.source.read(tile, window, plan.lead)))
+    style = plan.style
+    return render_turned(
+        plan.box, tiles, plan.leading, style.dtype, style.blend, style.interpolation, style.fill
+    )
 
 
 def check_style(mosaic: Mosaic, blend: str, interpolation: str, fill: float) -> None:

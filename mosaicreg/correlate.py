@@ -188,7 +188,7 @@ def match_strips(fixed: NDArray[Any], moving: NDArray[Any], search: Search) -> M
     Returns:
         The best match, or None where there is no signal: a flat strip or too few shifts.
     """
-    strips = _Strips.prepare(fixed, moving, search)
+    strips = Strips.prepare(fixed, moving, search)
     surface = strips and strips.surface(search)
     if not strips or not surface:
         return None
@@ -198,7 +198,7 @@ def match_strips(fixed: NDArray[Any], moving: NDArray[Any], search: Search) -> M
         return None
     z, ratio = peak_statistics(height, valid, peaks, heights)
     few = 1 if ratio >= CLEAR_LEAD else CANDIDATES
-    fits = [refine(strips, first + _parabola(height, valid, p)) for p in peaks[:few]]
+    fits = [refine(strips, first + parabola(height, valid, p)) for p in peaks[:few]]
     winner = max(range(len(fits)), key=lambda k: fits[k].evidence)
     best = fits[winner]
     # Peaks that refinement brings to the same place were one.
@@ -222,7 +222,7 @@ def rough_match(
     fixed: NDArray[Any], moving: NDArray[Any], search: Search
 ) -> tuple[float, float, float] | None:
     """(z, dy, dx) as `match_strips` finds them, without refinement: the peak as it stands."""
-    strips = _Strips.prepare(fixed, moving, search)
+    strips = Strips.prepare(fixed, moving, search)
     surface = strips and strips.surface(search)
     if not strips or not surface:
         return None
@@ -230,12 +230,12 @@ def rough_match(
     peaks, heights = find_peaks(height, valid, 2)
     if len(peaks) == 0:
         return None
-    dy, dx = (first + _parabola(height, valid, peaks[0])) * strips.bin_by + search.origin
+    dy, dx = (first + parabola(height, valid, peaks[0])) * strips.bin_by + search.origin
     return peak_statistics(height, valid, peaks, heights)[0], float(dy), float(dx)
 
 
 @dataclass(frozen=True, slots=True)
-class _Strips:
+class Strips:
     """Two stabilised strips, as they are and binned."""
 
     fixed: Image
@@ -244,7 +244,7 @@ class _Strips:
     binned: tuple[Image, Image]
 
     @classmethod
-    def prepare(cls, fixed: NDArray[Any], moving: NDArray[Any], search: Search) -> _Strips | None:
+    def prepare(cls, fixed: NDArray[Any], moving: NDArray[Any], search: Search) -> Strips | None:
         """None where a strip is flat."""
         f, m = stabilise(fixed), stabilise(moving)
         if f is None or m is None:
@@ -435,7 +435,7 @@ def peak_statistics(
     return float(z), float(ratio)
 
 
-def _parabola(height: Image, valid: NDArray[np.bool_], peak: NDArray[np.int64]) -> Any:
+def parabola(height: Image, valid: NDArray[np.bool_], peak: NDArray[np.int64]) -> Any:
     """The peak's index with the vertex of a parabola through each axis' three points."""
     place = peak.astype(np.float64)
     for axis in (0, 1):
@@ -464,7 +464,7 @@ class Fit:
     evidence: float
 
 
-def refine(strips: _Strips, start: NDArray[np.float64]) -> Fit:
+def refine(strips: Strips, start: NDArray[np.float64]) -> Fit:
     """The shift near ``start`` at which the strips agree best, by least squares.
 
     First on the binned strips, well smoothed where they are not binned at all: those converge from

@@ -39,6 +39,8 @@ from mosaicreg.solving import (
 from mosaicreg.source import FileSource, Names
 from mosaicreg.stage import stage_matrix
 from mosaicreg.tables import columns_html
+from mosaicreg.turned import turned_boxes
+from mosaicreg.turns import solve_turns, turned_offsets
 
 STAGE, MEASURED, CONFLICT = 0, 1, 2
 OUTVOTED = 2
@@ -65,6 +67,9 @@ class Layout:
         stage_matrix: (2, 2), takes stage offsets to pixel offsets (camera rotation, pixel size).
         pairs: what the layout was solved from, or None.
         used: (m,) which of the pairs agree with the layout.
+        angles: (n,) degrees by which each tile is turned about its centre, as `mosaicreg.turning`
+            has it; None where tiles are only shifted. A position is then where the first pixel
+            would lie, were the tile not turned.
     """
 
     names: Names
@@ -79,6 +84,7 @@ class Layout:
     stage_matrix: FloatArray = field(default_factory=lambda: np.eye(2))
     pairs: Pairs | None = None
     used: NDArray[np.bool_] | None = None
+    angles: FloatArray | None = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -93,6 +99,13 @@ class Layout:
         """How many tiles have each verdict."""
         counts = np.bincount(self.verdict_codes, minlength=3).tolist()
         return dict(zip(VERDICT_NAMES.tolist(), counts, strict=True))
+
+    @property
+    def boxes(self) -> IntArray:
+        """(n, 4) y0, x0, y1, x1 of the pixels that each tile owns; around them where turned."""
+        if self.angles is None:
+            return owned_boxes(self.positions, self.shapes)
+        return turned_boxes(self.positions, self.shapes, self.angles)
 
     @property
     def doubtful(self) -> float:
@@ -111,18 +124,23 @@ class Layout:
             "part": self.parts,
             "sigma": self.sigmas,
         }
+        if self.angles is not None:
+            table["angle"] = self.angles
         if self.stage is not None:
             table |= {"stage_y": self.stage[:, 0], "stage_x": self.stage[:, 1]}
         return table
 
     def __repr__(self) -> str:
-        height, width = bounding_box(owned_boxes(self.positions, self.shapes)).shape
+        height, width = bounding_box(self.boxes).shape
+        turned = ""
+        if self.angles is not None:
+            turned = f", turned by up to {np.abs(self.angles).max():.3f} degrees"
         c = self.counts
         parts = int(self.parts.max()) + 1
         return (
             f"Layout: {len(self)} tiles on {height} x {width} px: {c['measured']} measured, "
             f"{c['stage']} by stage, {c['conflict']} in conflict; {parts} part"
-            f"{'s' if parts > 1 else ''}; rms {self.rms:.3f} px"
+            f"{'s' if parts > 1 else ''}; rms {self.rms:.3f} px{turned}"
         )
 
     def _repr_html_(self) -> str:
@@ -169,6 +187,7 @@ def layout_from_columns(mosaic: Mosaic, columns: Mapping[str, Any]) -> Layout:
         parts=np.arange(n) if np.isnan(parts).any() else parts.astype(np.int64),
         rms=plain.rms,
         stage=None if np.isnan(stage).any() else stage,
+        angles=np.nan_to_num(numbers("angle")) if "angle" in columns else None,
     )
 
 
@@ -182,7 +201,8 @@ def solve_layout(
 
     Args:
         mosaic: the tiles; its positions are the stage's word.
-        pairs: as `mosaicreg.register` gives them; rejected ones have no influence.
+        pairs: as `mosaicreg.register` gives them; rejected ones have no influence. Where they
+            hold angles, tiles are turned too.
         max_shift: px per axis; within its part no tile leaves this window around where the stage,
             its matrix fitted, puts it. `Mosaic.max_shift` where None.
         constraints: what people know better; it goes before everything else.
@@ -195,10 +215,12 @@ def solve_layout(
     allowed = pairs.accepted
     if constraints is not None:
         allowed &= ~_forbidden(pairs, constraints)
-    use = np.flatnonzero(allowed)
-    edges = Edges(
-        pairs.fixed[use], pairs.moving[use], pairs.offsets[use], pairs.sigma[use], len(mosaic)
-    )
+    use, angles, offsets = np.flatnonzero(allowed), None, pairs.offsets[allowed]
+    if pairs.angle is not None:
+        angles, agree = solve_turns(pairs, use, mosaic.shapes)
+        use = use[agree]
+        offsets = turned_offsets(pairs, use, mosaic.shapes, angles)
+    edges = Edges(pairs.fixed[use], pairs.moving[use], offsets, pairs.sigma[use], len(mosaic))
     told = mosaic.positions[edges.moving] - mosaic.positions[edges.fixed]
     matrix = stage_matrix(told, edges.offset)
     centre = mosaic.positions.mean(axis=0)
@@ -248,6 +270,7 @@ def solve_layout(
         stage_matrix=matrix,
         pairs=pairs,
         used=used,
+        angles=angles,
     )
 
 
@@ -340,6 +363,8 @@ def save_layout(
     files = _files_from(path.parent, mosaic)
     names = [str(n) for n in mosaic.names]
     facts: dict[str, Any] = {}
+    if layout.angles is not None:
+        check_turned(path)
     if suffix in (".txt", ".mosaic"):
         table = PositionTable(files or names, layout.positions)
     else:
@@ -351,6 +376,12 @@ def save_layout(
             facts = {"pixel_size": mosaic.pixel_size, **_facts(layout, provenance)}
         table = PositionTable(names, layout.positions, columns, facts)
     write_positions(path, table, layout.shapes)
+
+
+def check_turned(path: Path) -> None:
+    """Raise InputError where a layout file of this name cannot say how tiles are turned."""
+    if path.suffix.lower() not in (".csv", ".json"):
+        raise InputError(f"{path}: only .csv and .json layouts say how tiles are turned")
 
 
 def load_layout(path: Path, need_tiles: bool = True) -> tuple[Mosaic, Layout]:
@@ -410,8 +441,9 @@ def _files_from(folder: Path, mosaic: Mosaic) -> list[str]:
 def _facts(layout: Layout, provenance: Mapping[str, Any] | None) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "provenance": dict(provenance or {}),
-        "transform": "translation",
-        "units": "px, (y, x) of each tile's first pixel",
+        "transform": "translation" if layout.angles is None else "rigid",
+        "units": "px, (y, x) of each tile's first pixel"
+        + ("" if layout.angles is None else ", were it not turned about its centre by angle (deg)"),
         "rms": None if np.isnan(layout.rms) else layout.rms,
         "stage_matrix": layout.stage_matrix.tolist(),
     }

@@ -25,6 +25,8 @@ STATUS_NAMES = np.array(["no signal", "rejected", "accepted"])
 
 MEASURED = ("dy", "dx", "sigma", "correlation", "z", "ratio", "lead")
 """Columns of what a comparison measures."""
+TURN = ("angle", "angle_sigma")
+"""And those of one that looks for angles too."""
 CHANCE = 1e-3
 """An accepted pair is wrong with at most this probability."""
 RIGHT_HEIGHTS = (2.5, 150.0)
@@ -62,6 +64,10 @@ class Pairs:
         score: (m,) probability, 0 to 1, that the offset is right; NaN where there is no signal.
         status: (m,) ``NO_SIGNAL``, ``REJECTED`` or ``ACCEPTED``.
         null_z: (k,) heights found for strips that cannot overlap.
+        angle: (m,) degrees by which the moving tile is turned in the fixed one about its centre;
+            None where angles were not looked for. dy, dx are then where its first pixel would lie,
+            were it not turned.
+        angle_sigma: (m,) standard error of the angle, degrees.
     """
 
     fixed: IntArray
@@ -76,6 +82,8 @@ class Pairs:
     score: FloatArray
     status: NDArray[np.uint8]
     null_z: FloatArray
+    angle: FloatArray | None = None
+    angle_sigma: FloatArray | None = None
 
     def __len__(self) -> int:
         return len(self.fixed)
@@ -93,7 +101,8 @@ class Pairs:
 
     def columns(self) -> dict[str, NDArray[Any]]:
         """All columns of one row per pair, by name; ``status`` in words."""
-        names = ("fixed", "moving", *MEASURED, "score")
+        turn = () if self.angle is None else TURN
+        names = ("fixed", "moving", *MEASURED, *turn, "score")
         table: dict[str, NDArray[Any]] = {name: getattr(self, name) for name in names}
         return {**table, "status": STATUS_NAMES[self.status]}
 
@@ -103,7 +112,7 @@ class Pairs:
         code = {name: k for k, name in enumerate(STATUS_NAMES.tolist())}
         numbers = {
             name: np.array([np.nan if v is None else v for v in table[name]], dtype=np.float64)
-            for name in (*MEASURED, "score")
+            for name in (*MEASURED, *(TURN if "angle" in table else ()), "score")
         }
         return cls(
             fixed=np.array(table["fixed"], dtype=np.int64),
@@ -136,7 +145,8 @@ def judge(
 
     Args:
         fixed, moving: (m,) tile numbers.
-        measured: (m,) columns ``MEASURED``; NaN where nothing was found.
+        measured: (m,) columns ``MEASURED``, and ``TURN`` where angles were looked for; NaN where
+            nothing was found.
         null_z: heights found for strips that cannot overlap.
         told: (m, 2) offsets that the stage tells, px.
         window: how far around them the search went, px.

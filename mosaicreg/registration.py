@@ -8,9 +8,9 @@ columns. The batches depend on the mosaic alone, so results are the same under a
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,14 +18,18 @@ from numpy.typing import NDArray
 from mosaicreg import __version__
 from mosaicreg.alignment import AlignmentRecord
 from mosaicreg.cluster import Progress, delayed_call, one_blas_thread, run_tasks
-from mosaicreg.correlate import Search, find_offset, match_strips, plan_search, rough_match
+from mosaicreg.correlate import Match, Search, find_offset, match_strips, plan_search, rough_match
 from mosaicreg.errors import InputError
 from mosaicreg.geometry import Box, FloatArray, IntArray
 from mosaicreg.journal import Journal, digest
 from mosaicreg.mosaic import Mosaic
-from mosaicreg.pairs import MEASURED, Pairs, judge
+from mosaicreg.pairs import MEASURED, TURN, Pairs, judge
 from mosaicreg.source import Lead, TileSource, stamps_of
+from mosaicreg.turning import match_turned, rough_turned
 
+Model = Literal["translation", "rigid"]
+"""How neighbours may lie to each other: shifted, or shifted and turned by a small angle."""
+MODELS: tuple[Model, ...] = get_args(Model)
 NULL_PAIRS = 100
 """How many pairs that cannot overlap are compared to learn how high chance reaches."""
 NULL_MEMORY = 6
@@ -38,6 +42,7 @@ def register(
     channel: int = 0,
     plane: int = 0,
     max_shift: float | None = None,
+    model: Model = "translation",
     progress: Progress | None = None,
     journal: Journal | None = None,
 ) -> Pairs:
@@ -50,6 +55,8 @@ def register(
         channel, plane: which image to look at where tiles have channels or depth (time 0).
         max_shift: how far, in px per axis, the true offset of two neighbours may be from the
             stage's. `Mosaic.max_shift` where None.
+        model: ``"rigid"`` finds by what small angle (below 2.5 degrees) neighbours are turned
+            against each other, too; it takes several times as long.
         progress: called with (stage, done, total).
         journal: keeps the result of each batch, and gives back those of the same tiles and options.
 
@@ -57,16 +64,19 @@ def register(
         InputError: where no two tiles overlap, or the channel or plane does not exist.
         ImageError: where a tile cannot be decoded.
     """
+    if model not in MODELS:
+        raise InputError(f"the model is one of {', '.join(MODELS)}, not {model!r}")
     lead = registration_lead(mosaic, channel, plane)
+    names = (*MEASURED, *TURN) if model == "rigid" else MEASURED
     pairs = checked_neighbours(mosaic)
     window = mosaic.max_shift if max_shift is None else int(np.ceil(max_shift))
     share = min(1.0, NULL_PAIRS / max(1, len(pairs)))
     batches = _plan(mosaic, pairs)
-    results = _measured(mosaic, pairs, batches, (lead, window, share), progress, journal)
-    table = {name: np.full(len(pairs), np.nan) for name in MEASURED}
+    results = _measured(mosaic, pairs, batches, (lead, window, share, names), progress, journal)
+    table = {name: np.full(len(pairs), np.nan) for name in names}
     null_z = []
     for rows, (columns, heights) in zip(batches, results, strict=True):
-        for name, column in zip(MEASURED, columns, strict=True):
+        for name, column in zip(names, columns, strict=True):
             table[name][rows] = column
         null_z.append(heights)
     null = np.concatenate(null_z) if null_z else np.empty(0)
@@ -78,12 +88,12 @@ def _measured(
     mosaic: Mosaic,
     pairs: IntArray,
     batches: list[IntArray],
-    options: tuple[Lead, int, float],
+    options: tuple[Lead, int, float, tuple[str, ...]],
     progress: Progress | None,
     journal: Journal | None,
 ) -> list[tuple[FloatArray, FloatArray]]:
     """What `_register_batch` finds for each batch, from the journal where it knows."""
-    lead, window, share = options
+    lead, window, share, names = options
     results: list[Any] = [None] * len(batches)
     keys: list[str] = []
     if journal is not None:
@@ -99,7 +109,7 @@ def _measured(
                 journal.remember("pairs", keys[missing[number]], result)
 
     tasks = (
-        delayed_call(_register_batch, _batch(mosaic, pairs, batches[k], lead), window, share)
+        delayed_call(_register_batch, _batch(mosaic, pairs, batches[k], lead), window, share, names)
         for k in missing
     )
     if missing or not batches:
@@ -111,16 +121,16 @@ def _key(
     mosaic: Mosaic,
     pairs: IntArray,
     rows: IntArray,
-    options: tuple[Lead, int, float],
+    options: tuple[Lead, int, float, tuple[str, ...]],
     stamps: NDArray[np.uint64],
 ) -> str:
     """Digest of all that the result of a batch depends on."""
-    lead, *numbers = options
+    lead, *others = options
     tiles = np.unique(pairs[rows])
     return digest(
         __version__,
         [(part.start, part.stop) for part in lead],
-        numbers,
+        others,
         rows,
         pairs[rows],
         tiles,
@@ -215,17 +225,20 @@ def _batch(mosaic: Mosaic, pairs: IntArray, rows: IntArray, lead: Lead) -> _Batc
     )
 
 
-def _register_batch(batch: _Batch, window: int, null_share: float) -> tuple[FloatArray, FloatArray]:
-    """(7, m) columns ``MEASURED`` of a batch's pairs, and the heights of its null pairs."""
+def _register_batch(
+    batch: _Batch, window: int, null_share: float, names: tuple[str, ...] = MEASURED
+) -> tuple[FloatArray, FloatArray]:
+    """(k, m) columns ``names`` of a batch's pairs, and the heights of its null pairs."""
     one_blas_thread()
-    columns = np.full((len(MEASURED), len(batch.pairs)), np.nan)
+    turning = TURN[0] in names
+    columns = np.full((len(names), len(batch.pairs)), np.nan)
     searches = [_search(batch, pair, window) for pair in batch.pairs]
     pairs_of_tile = defaultdict(list)
     for row, (pair, search) in enumerate(zip(batch.pairs, searches, strict=True)):
         if search is not None:
             for tile in pair:
                 pairs_of_tile[int(tile)].append(row)
-    null = _Null(batch, window, null_share)
+    null = _Null(batch, window, null_share, rough_turned if turning else rough_match)
     waiting: dict[int, NDArray[Any]] = {}
     for tile in range(len(batch.positions)):
         rows = pairs_of_tile.get(tile, [])
@@ -244,9 +257,14 @@ def _register_batch(batch: _Batch, window: int, null_share: float) -> tuple[Floa
                 continue
             other = waiting.pop(row)
             fixed, moving = (strip, other) if is_fixed else (other, strip)
-            match = match_strips(fixed, moving, search)
+            match: Match | None
+            if turning:
+                whole = batch.shapes[batch.pairs[row, 1]]
+                match = match_turned(fixed, moving, search, (int(whole[0]), int(whole[1])))
+            else:
+                match = match_strips(fixed, moving, search)
             if match is not None:
-                columns[:, row] = [getattr(match, name) for name in MEASURED]
+                columns[:, row] = [getattr(match, name) for name in names]
             null.feed(row, fixed, moving, search)
     return columns, np.array(null.heights)
 
@@ -261,8 +279,10 @@ def _search(batch: _Batch, pair: IntArray, window: int) -> Search | None:
 class _Null:
     """Compares strips of tiles that cannot overlap, drawn from those that pass by."""
 
-    def __init__(self, batch: _Batch, window: int, share: float) -> None:
-        self.batch, self.window, self.share = batch, window, share
+    def __init__(
+        self, batch: _Batch, window: int, share: float, compare: Callable[..., Any]
+    ) -> None:
+        self.batch, self.window, self.share, self.compare = batch, window, share, compare
         self.heights: list[float] = []
         self._kept: dict[bool, deque[tuple[int, NDArray[Any]]]] = {
             upright: deque(maxlen=NULL_MEMORY) for upright in (False, True)
@@ -278,7 +298,7 @@ class _Null:
             for other, strip in kept:
                 if self._apart(tile, other) and _fits(strip, search.moving.shape):
                     rows, cols = search.moving.shape
-                    match = rough_match(fixed, strip[:rows, :cols], search)
+                    match = self.compare(fixed, strip[:rows, :cols], search)
                     if match is not None:
                         self.heights.append(match[0])
                     break

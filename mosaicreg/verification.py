@@ -11,7 +11,7 @@ One task looks at one shard and gets the boxes of its own few tiles.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mosaicreg.assembly import assemble
+from mosaicreg.audit import Report, TilesDue, look, look_at_coarser
 from mosaicreg.cluster import Progress, delayed_call, run_tasks
 from mosaicreg.errors import ImageError, InputError
-from mosaicreg.geometry import Box, IntArray, TileGrid, bounding_box, group_by_block, owned_boxes
+from mosaicreg.geometry import TileGrid, bounding_box, group_by_block
 from mosaicreg.imagefile import Header, read_header
 from mosaicreg.layout import Layout, layout_from_columns
 from mosaicreg.mosaic import Mosaic
-from mosaicreg.omezarr import Pyramid, halve, read_facts, read_table
+from mosaicreg.omezarr import Pyramid, read_facts, read_table
 from mosaicreg.source import FileSource
 from mosaicreg.store import Folder, Place, Store, open_store
 
@@ -106,21 +107,21 @@ def verify(
     """
     store = open_store(path)
     root = _open(store)
-    facts, tiles = read_facts(store), read_table(store, "tiles")
+    facts, table = read_facts(store), read_table(store, "tiles")
     levels = [root[key] for key in sorted(root.array_keys(), key=int)]
     checks = [_metadata_check(store, root, levels, mosaic, facts)]
     if checks[0].problems and not levels:
         return Verification(str(store), tuple(checks))
     plan = _plan_of(root, levels)
-    boxes, table_check = _tiles_check(tiles, plan, facts)
+    tiles, table_check = _tiles_check(table, plan, facts)
     checks.append(table_check)
-    names = tiles.get("tile", np.empty(0, dtype=np.dtypes.StringDType()))
+    names = table.get("tile", np.empty(0, dtype=np.dtypes.StringDType()))
     fill = float(facts.get("options", {}).get("fill", 0.0))
     if image is not None and (image.shape != plan.shape or image.dtype != plan.dtype):
         wrong = f"it is {image.dtype} {image.shape}, the archive {plan.dtype} {plan.shape}"
         checks.append(Check("pixels", "another image", (wrong,)))
         image = None
-    reports = _look_at_finest(store, plan, boxes, fill, image, progress)
+    reports = _look_at_finest(store, plan, tiles, fill, image, progress)
     checks += _finest_checks(reports, names, image is not None)
     if image is None and checks[-1].name != "pixels":
         checks.append(Check("pixels", "not compared: the tiles are not at hand", done=False))
@@ -295,76 +296,49 @@ def _carried_problems(root: Any, plan: Pyramid, mosaic: Mosaic) -> Iterable[str]
 
 
 def _tiles_check(
-    tiles: Mapping[str, NDArray[Any]], plan: Pyramid, facts: Mapping[str, Any]
-) -> tuple[IntArray, Check]:
-    """(n, 4) boxes of the tiles on the canvas, and whether the table of tiles makes sense."""
-    nothing = np.empty((0, 4), dtype=np.int64)
-    if not {"tile", "y", "x", "height", "width"} <= set(tiles):
-        return nothing, Check("tiles", "not checked: the archive holds no layout", done=False)
+    table: Mapping[str, NDArray[Any]], plan: Pyramid, facts: Mapping[str, Any]
+) -> tuple[TilesDue | None, Check]:
+    """Where the tiles lie on the canvas, and whether the table of tiles makes sense."""
+    if not {"tile", "y", "x", "height", "width"} <= set(table):
+        return None, Check("tiles", "not checked: the archive holds no layout", done=False)
     problems = []
-    lengths = {name: len(column) for name, column in tiles.items()}
+    lengths = {name: len(column) for name, column in table.items()}
     count = lengths["tile"]
     if len(set(lengths.values())) > 1:
-        return nothing, Check("tiles", "torn table", (f"columns differ in length: {lengths}",))
-    if len(set(tiles["tile"].tolist())) != count:
+        return None, Check("tiles", "torn table", (f"columns differ in length: {lengths}",))
+    if len(set(table["tile"].tolist())) != count:
         problems.append("tiles have the same name")
     if count != facts.get("tiles", count):
         problems.append(f"{facts['tiles']} tiles went in, the layout holds {count}")
-    positions = np.stack([tiles["y"], tiles["x"]], axis=1)
-    if not np.isfinite(positions).all():
-        return nothing, Check(
-            "tiles",
-            "no layout",
-            (
-                *problems,
-                "positions are not finite",
-            ),
-        )
-    boxes = owned_boxes(positions, np.stack([tiles["height"], tiles["width"]], axis=1))
-    canvas = bounding_box(boxes)
+    tiles = TilesDue(
+        positions=np.stack([table["y"], table["x"]], axis=1),
+        shapes=np.stack([table["height"], table["width"]], axis=1),
+        angles=table.get("angle"),
+    )
+    if not np.isfinite(tiles.positions).all():
+        problems.append("positions are not finite")
+        return None, Check("tiles", f"{count} tiles", tuple(problems))
+    canvas = bounding_box(tiles.boxes)
     if canvas.shape != plan.shape[-2:]:
         problems.append(f"tiles span {canvas.shape} px, the image is {plan.shape[-2:]} px")
-        return nothing, Check("tiles", f"{count} tiles", tuple(problems))
-    boxes = boxes - np.array([canvas.y0, canvas.x0, canvas.y0, canvas.x0])
-    return boxes, Check("tiles", f"{count} tiles on {canvas.shape} px", tuple(problems))
+        return None, Check("tiles", f"{count} tiles", tuple(problems))
+    found = Check("tiles", f"{count} tiles on {canvas.shape} px", tuple(problems))
+    return tiles.moved(-canvas.y0, -canvas.x0), found
 
 
 # --- pixels --------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Report:
-    """What one shard of level 0 holds.
-
-    Args:
-        name: of the shard.
-        broken: why it cannot be decoded; "" where it can.
-        owned, stray: pixels that tiles own; pixels that none owns and that are not fill.
-        blank: whether tiles own pixels and all of them are fill.
-        tiles: numbers of the tiles that touch it. shown: which of them show something.
-        wrong: pixels unlike those expected. wrong_tiles: (k,) numbers of tiles that own such.
-    """
-
-    name: str
-    broken: str = ""
-    owned: int = 0
-    stray: int = 0
-    blank: bool = False
-    tiles: tuple[int, ...] = ()
-    shown: tuple[bool, ...] = ()
-    wrong: int = 0
-    wrong_tiles: tuple[int, ...] = ()
-
-
 def _look_at_finest(
     store: Store,
     plan: Pyramid,
-    boxes: IntArray,
+    tiles: TilesDue | None,
     fill: float,
     image: da.Array | None,
     progress: Progress | None,
-) -> list[_Report]:
+) -> list[Report]:
     grid = plan.grid(0)
+    boxes = np.empty((0, 4), dtype=np.int64) if tiles is None else tiles.boxes
     starts, members = group_by_block(boxes, grid)
     expected: Any = None
     if image is not None:
@@ -372,84 +346,15 @@ def _look_at_finest(
         expected = image.rechunk(chunks).to_delayed()
     tasks = []
     for number, (row, col, box) in enumerate(grid.boxes()):
-        tiles = members[starts[number] : starts[number + 1]]
+        own = members[starts[number] : starts[number + 1]]
+        there = None if tiles is None else tiles.select(own)
         for plane in plan.planes:
             due = None if expected is None else expected[(*plane, row, col)]
-            known = len(boxes) > 0
-            tasks.append(
-                delayed_call(_look, store, plane, box, tiles, boxes[tiles], known, fill, due)
-            )
+            tasks.append(delayed_call(look, store, plane, box, own, there, fill, due))
     return run_tasks(tasks, "verify", progress)
 
 
-def _look(
-    store: Store,
-    plane: tuple[int, ...],
-    box: Box,
-    tiles: IntArray,
-    boxes: IntArray,
-    known: bool,
-    fill: float,
-    due: NDArray[Any] | None,
-) -> _Report:
-    """Decode one shard and hold it against the tiles' boxes and the pixels that are due."""
-    name = _shard_name(0, plane, box)
-    pixels, broken = _decoded(store, 0, plane, box)
-    if pixels is None:
-        return _Report(name, broken=broken, tiles=tuple(tiles.tolist()))
-    report = _Report(name, tiles=tuple(tiles.tolist()))
-    local = [
-        common.shifted(-box.y0, -box.x0)
-        for common in (Box(*b).intersection(box) for b in boxes.tolist())
-        if common is not None
-    ]
-    bare = np.isnan(pixels) if np.isnan(fill) else pixels == pixels.dtype.type(fill)
-    if known:
-        owned = np.zeros(box.shape, dtype=bool)
-        for part in local:
-            owned[part.slices] = True
-        report = replace(
-            report,
-            owned=int(owned.sum()),
-            stray=int((~bare & ~owned).sum()),
-            blank=bool(owned.any() and bare.all()),
-            shown=tuple(not bool(bare[part.slices].all()) for part in local),
-        )
-    if due is not None:
-        wrong = ~_same(pixels, due.reshape(box.shape))
-        if wrong.any():
-            touched = [t for t, p in zip(report.tiles, local, strict=True) if wrong[p.slices].any()]
-            report = replace(report, wrong=int(wrong.sum()), wrong_tiles=tuple(touched))
-    return report
-
-
-def _decoded(
-    store: Store, level: int, plane: tuple[int, ...], box: Box
-) -> tuple[NDArray[Any] | None, str]:
-    """Pixels (y, x) of a box of one plane, or None and why not."""
-    import zarr
-
-    try:
-        array: Any = zarr.open_array(store.zarr(read_only=True), path=str(level), mode="r")
-        with zarr.config.set({"async.concurrency": 4}):
-            return np.asarray(array[(*plane, *box.slices)]), ""
-    except Exception as error:  # damaged bytes raise whatever their codec raises
-        return None, f"{type(error).__name__}: {str(error).strip()[:200]}"
-
-
-def _same(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.bool_]:
-    same: NDArray[np.bool_] = a == b
-    if a.dtype.kind == "f":
-        same |= np.isnan(a) & np.isnan(b)
-    return same
-
-
-def _shard_name(level: int, plane: tuple[int, ...], box: Box) -> str:
-    where = f"level {level}, y {box.y0}-{box.y1}, x {box.x0}-{box.x1}"
-    return where + (f", plane {plane}" if plane else "")
-
-
-def _finest_checks(reports: list[_Report], names: NDArray[Any], compared: bool) -> list[Check]:
+def _finest_checks(reports: list[Report], names: NDArray[Any], compared: bool) -> list[Check]:
     """Which shards decode, where pixels stray, which tiles show, which pixels are others."""
     broken = [f"{r.name} cannot be decoded ({r.broken})" for r in reports if r.broken]
     checks = [Check("shards", f"{len(reports)} of the finest level", _some(broken))]
@@ -470,7 +375,7 @@ def _finest_checks(reports: list[_Report], names: NDArray[Any], compared: bool) 
     return checks
 
 
-def _shown_check(reports: list[_Report], names: NDArray[Any]) -> Check:
+def _shown_check(reports: list[Report], names: NDArray[Any]) -> Check:
     shown = np.zeros(len(names), dtype=bool)
     broken = np.zeros(len(names), dtype=bool)
     for r in reports:
@@ -486,31 +391,13 @@ def _shown_check(reports: list[_Report], names: NDArray[Any]) -> Check:
 
 def _coarser_check(store: Store, plan: Pyramid, progress: Progress | None) -> Check:
     tasks = [
-        delayed_call(_look_at_coarser, store, level, plane, box)
+        delayed_call(look_at_coarser, store, level, plane, box)
         for level in range(1, plan.levels)
         for plane in plan.planes
         for _, _, box in TileGrid(plan.plane(level), plan.shard).boxes()
     ]
     problems = [p for p in run_tasks(tasks, "verify pyramid", progress) if p]
     return Check("pyramid", f"{len(tasks)} shards of coarser levels", _some(problems))
-
-
-def _look_at_coarser(store: Store, level: int, plane: tuple[int, ...], box: Box) -> str:
-    """What is wrong with one shard of a coarser level; "" for nothing."""
-    name = _shard_name(level, plane, box)
-    pixels, broken = _decoded(store, level, plane, box)
-    if pixels is None:
-        return f"{name} cannot be decoded ({broken})"
-    finer, broken = _decoded(
-        store, level - 1, plane, Box(2 * box.y0, 2 * box.x0, 2 * box.y1, 2 * box.x1)
-    )
-    if finer is None:
-        return f"{name}: the level below it cannot be decoded"
-    due = halve(finer)
-    if due.shape != pixels.shape:
-        return f"{name} holds {pixels.shape} px where {due.shape} are due"
-    wrong = int((~_same(pixels, due)).sum())
-    return f"{name}: {wrong} px are not the mean of the finer level" if wrong else ""
 
 
 def _some(problems: list[str]) -> tuple[str, ...]:

@@ -127,6 +127,9 @@ register_options = option_group(
     click.option("--max-shift", type=click.FloatRange(min=1), metavar="PX",
                  help="How far a tile may be from where the stage puts it, per axis. "
                       "[default: 5 % of the longest tile side, at least 16]"),
+    click.option("--model", type=click.Choice(["translation", "rigid"]), default="translation",
+                 show_default=True,
+                 help="rigid: tiles are turned against each other too, by below 2.5 degrees."),
     click.option("--constraints", type=PATH, metavar="FILE",
                  help="What you know better: CSV of pins, forbidden pairs, matches."),
     click.option("--max-doubtful", type=click.FloatRange(0, 1), default=0.25, show_default=True,

@@ -161,6 +161,7 @@ def registered(
         channel=options["channel"],
         plane=options["plane"],
         max_shift=options["max_shift"],
+        model=options["model"],
         progress=progress,
         journal=journal,
     )
@@ -189,12 +190,15 @@ def check_output(output: Path, options: dict[str, Any], mosaic: Mosaic) -> None:
         registration_lead(mosaic, options["channel"], options["plane"])
 
 
-def check_layout_file(path: Path, overwrite: bool = True) -> None:
+def check_layout_file(path: Path, overwrite: bool = True, model: str = "translation") -> None:
     """Raise InputError where a layout cannot or must not be written to ``path``."""
     from mosaicreg.errors import InputError
+    from mosaicreg.layout import check_turned
     from mosaicreg.mosaicfile import check_suffix
 
     check_suffix(path)
+    if model == "rigid":
+        check_turned(path)
     if path.exists() and not overwrite:
         raise InputError(f"{path} exists; choose another name, or replace it with --overwrite")
 

@@ -54,7 +54,7 @@ def stitch(input: Path, output: Path, **options: Any) -> None:
         mosaic = open_tiles(input, options)
         check_output(output, options, mosaic)
         if options["layout_out"]:
-            check_layout_file(options["layout_out"])
+            check_layout_file(options["layout_out"], model=options["model"])
         layout_key, job = job_keys(mosaic, options)
         journal = open_journal(output, job, options["overwrite"])
         click.echo(mosaic)
@@ -96,7 +96,7 @@ def register(input: Path, output: Path, **options: Any) -> None:
     from mosaicreg.layout import save_layout
 
     with errors_for_people():
-        check_layout_file(output, options["overwrite"])
+        check_layout_file(output, options["overwrite"], options["model"])
         mosaic = open_tiles(input, options)
         click.echo(mosaic)
         with working(options, mosaic) as progress:
