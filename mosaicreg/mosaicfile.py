@@ -10,7 +10,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from mosaicreg.errors import InputError
 from mosaicreg.geometry import FloatArray
 from mosaicreg.imagefile import write_atomically
+from mosaicreg.irtools import check_count, mosaic_header, mosaic_tiles, shift_of
 
 SUFFIXES = (".csv", ".txt", ".mosaic", ".json")
 MAX_BYTES = 2 << 30
@@ -226,61 +227,30 @@ def _read_mosaic(text: str, problems: list[str]) -> PositionTable:
     """Versions 0 (one line a tile) and 1 (``image:``, path, transform on three lines)."""
     names: list[str] = []
     values: list[tuple[float, float]] = []
-    for number, name, transform in _mosaic_images(text, problems):
+    header: dict[str, str] = {}
+    for number, name, transform in mosaic_tiles(text, problems, header):
         names.append(name)
         values.append(_shift_of(transform, f"line {number} ({name})", problems))
+    check_count(header, len(names), ".mosaic")
     return PositionTable(names, _pairs(values))
 
 
-def _mosaic_images(text: str, problems: list[str]) -> Iterator[tuple[int, str, str]]:
-    lines = [(n, s.strip()) for n, s in enumerate(text.splitlines(), 1) if s.strip()]
-    at = 0
-    while at < len(lines):
-        number, line = lines[at]
-        at += 1
-        key, _, rest = line.partition(":")
-        if key != "image":
-            if not rest or key not in _MOSAIC_HEADER:
-                problems.append(f"line {number}: {line[:80]!r} is not part of a .mosaic file")
-            continue
-        found = re.match(r"^(.*?)\s+(\w+_double_2_2\w*\s.*)$", rest.strip())
-        if found:
-            yield number, found[1], found[2]
-        elif not rest.strip() and at + 1 < len(lines):
-            yield number, lines[at][1], lines[at + 1][1]
-            at += 2
-        else:
-            problems.append(f"line {number}: an image without path or transform")
-
-
-_MOSAIC_HEADER = (
-    "format_version_number",
-    "number_of_images",
-    "pixel_spacing",
-    "use_std_mask",
-)
-
-
 def _shift_of(transform: str, where: str, problems: list[str]) -> tuple[float, float]:
-    """(y, x) of a transform that is a plain shift."""
-    words = transform.split()
-    complete = (
-        len(words) == 15 and words[:3] == [_LEGENDRE, "vp", "6"] and words[9:11] == ["fp", "4"]
-    )
-    if not complete or [_number(w, where, problems) for w in words[3:9]] != [1, 0, 1, 1, 1, 0]:
-        problems.append(f"{where}: {words[0]} is not a plain shift ({_LEGENDRE} vp 6 1 0 1 1 1 0)")
+    """(y, x) of a transform that is a plain shift; the usual form is not parsed in full."""
+    words = transform.split(maxsplit=15)
+    usual = words[:11] == [_LEGENDRE, "vp", *"6101110", "fp", "4"]
+    if usual and len(words) == 15:
+        x, y = (_number(w, where, problems) for w in words[11:13])
+        return y, x
+    try:
+        return shift_of(transform)
+    except InputError as error:
+        problems.append(f"{where}: {words[0][:60]} is not a plain shift: {error}")
         return np.nan, np.nan
-    x, y = (_number(w, where, problems) for w in words[11:13])
-    return y, x
 
 
 def _format_mosaic(table: PositionTable, shapes: NDArray[Any]) -> str:
-    lines = [
-        "format_version_number: 1",
-        f"number_of_images: {len(table.names)}",
-        "pixel_spacing: 1",
-        "use_std_mask: 0",
-    ]
+    lines = mosaic_header(len(table.names))
     for name, (y, x), (height, width) in zip(
         table.names, table.positions.tolist(), shapes.tolist(), strict=True
     ):

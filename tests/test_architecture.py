@@ -38,6 +38,7 @@ FLOORS = (
         "journal",
         "imagesave",
         "source",
+        "irtools",
         "mosaicfile",
         "omezarr",
     ),
