@@ -63,7 +63,7 @@ def open_lazy(path: str | Path, block: int = BLOCK) -> da.Array:
         ImageError: where the file cannot be read.
     """
     path = Path(path)
-    header = read_header(path)
+    header = read_header(path, any_type=True)
     unit = native_block(path)
     size = [
         n if u is None else min(n, -(-max(block, u) // u) * u)

@@ -72,6 +72,7 @@ FLOORS = (
         "progress",
     ),
     (
+        "nornir",
         "demo",
         "cli",
         "__main__",

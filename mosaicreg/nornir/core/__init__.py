@@ -1,0 +1,86 @@
+"""Images: the documented names of ``nornir_imageregistration.core``. Arrays are [y, x]."""
+
+from mosaicreg.nornir.core.correlation import (
+    FFTPhaseCorrelation,
+    FindOffset,
+    FindPeak,
+    ImagePhaseCorrelation,
+)
+from mosaicreg.nornir.core.files import (
+    ConvertImagesInDict,
+    LoadImage,
+    OneBit_img_from_bool_array,
+    SaveImage,
+    SaveImage_JPeg2000,
+    Shrink,
+    uint16_img_from_float_array,
+    uint16_img_from_uint16_array,
+)
+from mosaicreg.nornir.core.images import (
+    CropImage,
+    ExtractROI,
+    ForceGrayscale,
+    GetImageSize,
+    ImageIntensityAtPercent,
+    ImageToTiles,
+    ImageToTilesGenerator,
+    NormalizeImage,
+    ResizeImage,
+)
+from mosaicreg.nornir.core.noises import (
+    GenRandomData,
+    PadImageForPhaseCorrelation,
+    RandomNoiseMask,
+    ReplaceImageExtramaWithNoise,
+)
+from mosaicreg.nornir.core.sizes import (
+    ConstrainedRange,
+    DimensionWithOverlap,
+    NearestPowerOfTwoWithOverlap,
+    SafeROIRange,
+    ScalarForMaxDimension,
+    TileGridShape,
+    array_distance,
+    index_with_array,
+    ravel_index,
+)
+from mosaicreg.nornir.sharing import memmap_metadata, npArrayToReadOnlySharedArray
+
+__all__ = [
+    "ConstrainedRange",
+    "ConvertImagesInDict",
+    "CropImage",
+    "DimensionWithOverlap",
+    "ExtractROI",
+    "FFTPhaseCorrelation",
+    "FindOffset",
+    "FindPeak",
+    "ForceGrayscale",
+    "GenRandomData",
+    "GetImageSize",
+    "ImageIntensityAtPercent",
+    "ImagePhaseCorrelation",
+    "ImageToTiles",
+    "ImageToTilesGenerator",
+    "LoadImage",
+    "NearestPowerOfTwoWithOverlap",
+    "NormalizeImage",
+    "OneBit_img_from_bool_array",
+    "PadImageForPhaseCorrelation",
+    "RandomNoiseMask",
+    "ReplaceImageExtramaWithNoise",
+    "ResizeImage",
+    "SafeROIRange",
+    "SaveImage",
+    "SaveImage_JPeg2000",
+    "ScalarForMaxDimension",
+    "Shrink",
+    "TileGridShape",
+    "array_distance",
+    "index_with_array",
+    "memmap_metadata",
+    "npArrayToReadOnlySharedArray",
+    "ravel_index",
+    "uint16_img_from_float_array",
+    "uint16_img_from_uint16_array",
+]
