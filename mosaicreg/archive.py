@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import dask.array as da
@@ -26,7 +28,7 @@ from mosaicreg.layout import Layout
 from mosaicreg.mosaic import AXES, Mosaic
 from mosaicreg.omezarr import CHUNK, SHARD, Pyramid, Receipt
 from mosaicreg.source import FileSource, stamps_of
-from mosaicreg.store import Place, Store, open_store
+from mosaicreg.store import Folder, Place, Store, open_store
 
 CHECKED_TOGETHER = 32
 """Shards whose bytes one task reads and sums up."""
@@ -321,8 +323,23 @@ def store_layout(store: Store, layout: Layout, mosaic: Mosaic | None) -> None:
     place = {"tile": layout.names, "y": layout.positions[:, 0], "x": layout.positions[:, 1]}
     shape = {"height": layout.shapes[:, 0], "width": layout.shapes[:, 1]}
     source = mosaic.source if mosaic else None
-    files = {"path": source.paths} if isinstance(source, FileSource) else {}
+    files: dict[str, Any] = {}
+    if isinstance(source, FileSource):
+        files["path"] = source.paths
+        omezarr.write_facts(store, _whereabouts(store, source.folder.resolve()))
     omezarr.write_table(store, "tiles", {**place, **layout.columns(), **shape, **files})
     if layout.pairs is not None:
         used = {} if layout.used is None else {"used": layout.used}
         omezarr.write_table(store, "pairs", {**layout.pairs.columns(), **used})
+        omezarr.write_table(store, "null", {"z": layout.pairs.null_z})
+        matrix = layout.stage_matrix
+        omezarr.write_table(store, "stage_matrix", {"y": matrix[:, 0], "x": matrix[:, 1]})
+
+
+def _whereabouts(store: Store, folder: Path) -> dict[str, str]:
+    """Where the paths of tiles start; also as seen from the archive, for both may move together."""
+    facts = {"tiles_in": str(folder)}
+    if isinstance(store, Folder):
+        beside = os.path.relpath(folder, store.path.parent.resolve())
+        facts["tiles_beside"] = beside.replace(os.sep, "/")
+    return facts

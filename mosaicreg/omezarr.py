@@ -322,7 +322,7 @@ def write_table(place: Place, name: str, columns: Mapping[str, NDArray[Any]]) ->
     group = details.create_group(name, overwrite=True)
     for column, values in columns.items():
         values = np.asarray(values)
-        text = values.dtype.kind in "UTO"
+        rows, text = len(values), values.dtype.kind in "UTO"
         if text:
             values = np.frombuffer("\0".join(map(str, values.tolist())).encode(), dtype=np.uint8)
         array = group.create_array(
@@ -333,7 +333,7 @@ def write_table(place: Place, name: str, columns: Mapping[str, NDArray[Any]]) ->
         )
         array[:] = values
         if text:
-            array.attrs["text"] = "UTF-8, zero byte between rows"
+            array.attrs.update({"text": "UTF-8, zero byte between rows", "rows": rows})
     group.attrs["columns"] = list(columns)
 
 
@@ -350,7 +350,9 @@ def read_table(place: Place, name: str) -> dict[str, NDArray[Any]]:
     for column in group.attrs["columns"]:
         values = group[column][:]
         if "text" in group[column].attrs:
-            values = np.array(bytes(values).decode().split("\0"), dtype=np.dtypes.StringDType())
+            # No row at all and one empty row are the same bytes.
+            words = bytes(values).decode().split("\0")[: group[column].attrs.get("rows")]
+            values = np.array(words, dtype=np.dtypes.StringDType())
         table[str(column)] = values
     return table
 

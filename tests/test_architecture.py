@@ -16,6 +16,7 @@ FLOORS = (
         "tables",
         "geometry",
         "transforms",
+        "drawing",
         "alignment",
     ),
     (
@@ -51,6 +52,7 @@ FLOORS = (
         "solving",
         "turns",
         "layout",
+        "reopening",
         "synthetic",
     ),
     (

@@ -28,6 +28,7 @@ COMMANDS = {
     "doctor": "checking",
     "verify": "checking",
     "info": "looking",
+    "report": "reporting",
     "view": "viewing",
     "export": "exporting",
     "demo": "trying",

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 NOT_THE_JOB = frozenset(
     ("scheduler", "cluster", "workers", "memory_limit", "quiet", "overwrite", "repair",
-     "layout_out", "max_doubtful")
+     "layout_out",
+        "report", "max_doubtful")
 )  # fmt: skip
 """Options that do not change what is in the archive. All others make another job."""
 AFTER_LAYOUT = frozenset(("blend", "interpolation", "fill", "chunk", "shard", "no_pyramid"))

@@ -37,8 +37,14 @@ Examples:
 @input_options
 @register_options
 @click.option("--no-register", is_flag=True, help="Take the stage's word for all positions.")
-@click.option("--layout-out", type=PATH, metavar="FILE",
-              help="Write the layout too: .csv, .txt, .mosaic or .json.")  # fmt: skip
+@click.option(
+    "--layout-out",
+    type=PATH,
+    metavar="FILE",
+    help="Write the layout too: .csv, .txt, .mosaic or .json.",
+)
+@click.option("--report", type=PATH, metavar="FILE",
+              help="Write a page that shows how far to trust the mosaic, .html.")  # fmt: skip
 @output_options
 @run_options
 def stitch(input: Path, output: Path, **options: Any) -> None:
@@ -49,12 +55,16 @@ def stitch(input: Path, output: Path, **options: Any) -> None:
     """
     from mosaicreg.archive import begin, open_journal
     from mosaicreg.layout import kept_layout, save_layout
+    from mosaicreg.progress import show_progress
+    from mosaicreg.report import check_page, write_report
 
     with errors_for_people():
         mosaic = open_tiles(input, options)
         check_output(output, options, mosaic)
         if options["layout_out"]:
             check_layout_file(options["layout_out"], model=options["model"])
+        if options["report"]:
+            check_page(options["report"])
         layout_key, job = job_keys(mosaic, options)
         journal = open_journal(output, job, options["overwrite"])
         click.echo(mosaic)
@@ -72,6 +82,9 @@ def stitch(input: Path, output: Path, **options: Any) -> None:
             if options["layout_out"]:
                 save_layout(options["layout_out"], mosaic, layout, provenance)
             click.echo(f"Nothing to do: {output} is finished")
+        if options["report"]:
+            with show_progress(options["quiet"]) as progress:
+                write_report(output, options["report"], progress)
         if options["no_register"]:
             click.echo(layout)
         else:

@@ -1,8 +1,8 @@
-"""Pictures for people: previews, before and after."""
+"""Pictures for people: overviews, before and after."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,28 +11,48 @@ from numpy.typing import NDArray
 
 from mosaicreg.geometry import Box
 from mosaicreg.imagefile import write_png
+from mosaicreg.store import Place, open_store
 
 PREVIEW_SIDE = 1600
 """A preview is at most this many px high and wide."""
 
 
-def write_preview(archive: Path, path: Path) -> None:
+def write_preview(archive: Place, path: Path) -> None:
     """A PNG of the whole mosaic, from the finest level that fits into `PREVIEW_SIDE` px."""
     import zarr
 
-    root = zarr.open_group(str(archive), mode="r")
+    root = zarr.open_group(open_store(archive).zarr(read_only=True), mode="r")
     levels: list[Any] = [root[key] for key in sorted(root.array_keys(), key=int)]
+    write_png(path, overview(levels, root.attrs["ome"]))
+
+
+def overview(levels: Sequence[Any], ome: Any) -> NDArray[np.uint8]:
+    """The whole mosaic in 8 bit, at most `PREVIEW_SIDE` px high and wide.
+
+    The first time, the middle plane, all channels in their colours.
+
+    Args:
+        levels: zarr arrays (leading..., y, x), the finest first.
+        ome: the archive's metadata.
+
+    Returns:
+        (y, x), or (y, x, 3) where there are channels.
+    """
     level = next((a for a in levels if max(a.shape[-2:]) <= PREVIEW_SIDE), levels[-1])
     step = -(-max(level.shape[-2:]) // PREVIEW_SIDE)
-    ome: Any = root.attrs["ome"]
-    labels = [c.get("label") for c in ome.get("omero", {}).get("channels", ())]
     axes = list(level.metadata.dimension_names)
-    if labels[:3] == ["red", "green", "blue"]:
-        index: tuple[Any, ...] = tuple(slice(0, 3) if a == "c" else 0 for a in axes[:-2])
-        image = np.moveaxis(level[index], 0, -1)[::step, ::step]
-    else:
-        image = level[(0,) * (level.ndim - 2)][::step, ::step]
-    write_png(path, to_display(image))
+    fixed = {"t": 0, "z": level.shape[axes.index("z")] // 2 if "z" in axes else 0}
+    channels = ome.get("omero", {}).get("channels", ())
+    if not channels:
+        return to_display(level[tuple(fixed[a] for a in axes[:-2])][::step, ::step])
+    mixed: NDArray[Any] = np.zeros(1, dtype=np.float32)
+    for k, channel in enumerate(channels):
+        index = tuple(k if a == "c" else fixed[a] for a in axes[:-2])
+        grey = to_display(level[index][::step, ::step]).astype(np.float32)
+        colour = [int(channel["color"][i : i + 2], 16) / 255 for i in (0, 2, 4)]
+        mixed = mixed + grey[:, :, None] * np.array(colour, dtype=np.float32)
+    shown: NDArray[np.uint8] = np.clip(mixed, 0, 255).astype(np.uint8)
+    return shown
 
 
 def to_display(image: NDArray[Any]) -> NDArray[np.uint8]:
