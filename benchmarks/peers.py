@@ -1,11 +1,11 @@
 """What a mosaic costs here, with other programs, and at the least: CPU, wall time, memory.
 
-    python benchmarks/peers.py                     # 4 x 4 and 10 x 10 tiles, three rounds, all peers
+    python benchmarks/peers.py                 # 4 x 4 and 10 x 10 tiles, three rounds, all peers
     python benchmarks/peers.py --sides 4 10 20 30 40 --plot docs/images/cost.png
 
-All run in turn, round by round, so that a busy machine disturbs all alike: trust the ratios, and CPU
-more than wall time. The first run makes tiles and environments (some GB) in the cache folder that
-`harness` names.
+All run in turn, round by round, so that a busy machine disturbs all alike: trust the ratios, and
+CPU more than wall time. The first run makes tiles and environments (some GB) in the cache folder
+that `harness` names.
 """
 
 from __future__ import annotations
