@@ -53,7 +53,7 @@ def main() -> None:
         return jax.numpy.transpose(jax.vmap(one)(neighbours), [1, 0, 2, 3])
 
     config = mesh.IntegrationConfig(
-        dt=0.001, gamma=0.0, k0=0.01, k=0.1, stride=stride, num_iters=1000, max_iters=20000,
+        dt=0.001, gamma=0.0, k0=0.01, k=0.1, stride=stride[0], num_iters=1000, max_iters=20000,
         stop_v_max=0.001, dt_max=100, prefer_orig_order=True, start_cap=0.1, final_cap=10.0,
         remove_drift=True,
     )  # fmt: skip
