@@ -478,15 +478,14 @@ def refine(strips: Strips, start: NDArray[np.float64]) -> Fit:
     binned = strips.bin_by > 1
     shift = np.asarray(start, dtype=np.float64)
     rough = fit_near(*strips.binned, shift, REACH, 4 if binned else 8, fine=False)
-    shift = (shift if rough is None else rough[0]) * strips.bin_by
+    shift = (shift if rough is None else rough.shift) * strips.bin_by
     fine = fit_near(strips.fixed, strips.moving, shift, REACH, 2, fine=True)
     if fine is None:
         return Fit((float(shift[0]), float(shift[1])), REACH * strips.bin_by, 0.0, 0.0)
-    shift, sigma, overlap = fine
-    correlation = overlap.correlation(shift - np.rint(shift))
+    surprise = np.arctanh(min(fine.correlation, 1 - 1e-6)) * np.sqrt(fine.area / GRAIN)
     return Fit(
-        shift=(float(shift[0]), float(shift[1])),
-        sigma=sigma,
-        correlation=correlation,
-        evidence=float(np.arctanh(min(correlation, 1 - 1e-6)) * np.sqrt(overlap.area / GRAIN)),
+        shift=(float(fine.shift[0]), float(fine.shift[1])),
+        sigma=fine.sigma,
+        correlation=fine.correlation,
+        evidence=float(surprise),
     )

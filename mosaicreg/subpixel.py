@@ -6,8 +6,10 @@ Pure functions on arrays. `fit_near` is the Gauss-Newton method (Baker & Matthew
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import comb
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,14 +27,28 @@ _SIGNIFICANT = 5.0
 """A stretch of this many standard errors is believed."""
 _OUTLIER = 5.0
 """Residuals beyond this many robust standard deviations are left out of the next step."""
+_STEP = slice(3, 5)
+"""Place of the step (y, x) among the unknowns."""
 _NOISE_AREA = {order: (4.0**order / float(comb(2 * order, order))) ** 2 for order in (2, 4, 8)}
 """Pixels over which `smooth` spreads white noise: 1 / sum of its squared weights."""
 
 
+class FineFit(NamedTuple):
+    """A fitted shift, its standard error, the correlation there, and the overlap's area in px."""
+
+    shift: NDArray[np.float64]
+    sigma: float
+    correlation: float
+    area: int
+
+
 def fit_near(
     f: Image, m: Image, start: NDArray[np.float64], reach: float, order: int, fine: bool
-) -> tuple[NDArray[np.float64], float, Overlap] | None:
-    """The fitted shift, its standard error and the overlap used; None where the fit fails."""
+) -> FineFit | None:
+    """The fit that starts at ``start``; None where it fails or goes further than ``reach``.
+
+    A fit that is not ``fine`` has neither error nor correlation.
+    """
     shift = start
     for attempt in range(_MOST_CUTS):
         base = np.rint(shift).astype(np.int64)
@@ -44,17 +60,9 @@ def fit_near(
         if not np.abs(shift - start).max() <= reach:
             return None
         if np.abs(step).max() <= 0.75 or attempt == _MOST_CUTS - 1:
-            return shift, sigma, overlap
+            correlation = overlap.correlation(step) if fine else np.nan
+            return FineFit(shift, sigma, correlation, overlap.area)
     return None
-
-
-@dataclass(frozen=True, slots=True)
-class _Solution:
-    """Numbers of a least-squares step, what it leaves unexplained, and the numbers' variance."""
-
-    solution: NDArray[np.float64]
-    residual: Image
-    variance: NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,12 +127,28 @@ class Overlap:
 
     def shifted(self, shift: NDArray[np.float64]) -> Image:
         """The moving strip at ``p - shift`` (Keys cubic), at the pixels of ``fixed``."""
-        whole = np.floor(-shift).astype(np.int64)
-        wy, wx = (_cubic(float(t)) for t in -shift - whole)
-        h, w = ((n - 1) * self.stride + 1 for n in self.fixed.shape)
-        y, x = _PAD - 1 + whole
-        rows = _weighted_sum([self.moving[y + k : y + k + h : self.stride] for k in range(4)], wy)
-        return _weighted_sum([rows[:, x + k : x + k + w : self.stride] for k in range(4)], wx)
+        return self._sampled(shift, (_cubic, _cubic), self.stride, self.fixed.shape)
+
+    def _sampled(
+        self,
+        shift: NDArray[np.float64],
+        kernels: tuple[Callable[[float], list[float]], Callable[[float], list[float]]],
+        stride: int,
+        shape: tuple[int, ...],
+    ) -> Image:
+        """The moving strip under a kernel per axis, at every ``stride``-th pixel of the overlap."""
+        image = self.moving
+        for axis in (0, 1):
+            whole = int(np.floor(-shift[axis]))
+            weights = kernels[axis](float(-shift[axis] - whole))
+            # The cubic reaches from the pixel before to two after, its slope one further each way.
+            first = _PAD + whole - (len(weights) - 2) // 2
+            end = first + (shape[axis] - 1) * stride + 1
+            taps = (slice(first + k, end + k, stride) for k in range(len(weights)))
+            image = _weighted_sum(
+                [image[tap] if axis == 0 else image[:, tap] for tap in taps], weights
+            )
+        return image
 
     def fit(self, start: NDArray[np.float64], fine: bool) -> tuple[NDArray[np.float64], float]:
         """The best shift near ``start`` and its standard error; NaN where nothing can be fitted.
@@ -135,76 +159,57 @@ class Overlap:
         the overlap returned. A fit that is not ``fine`` leaves this out and has no error.
         """
         try:
-            shift, weight = self._converge(start, [], 2e-3 if fine else 5e-2)
+            plain = _Equations(self)
+            shift, outliers = self._converge(start, plain, 2e-3 if fine else 5e-2)
             if not fine:
                 return shift, np.inf
             v, u = self.trends
-            stretch = [(g * t).ravel() for g in self.gradient for t in (v, u)]
-            trial = self._solve(shift, weight, stretch)
-            error = self._errors(shift, trial)
-            if (np.abs(trial.solution[-4:]) > _SIGNIFICANT * error[-4:]).any():
-                shift, weight = self._converge(shift, stretch, 2e-3)
-            return shift, float(error[:2].max())
+            stretched = _Equations(self, [g * t for g in self.gradient for t in (v, u)])
+            solution, residual = stretched.solve(self.shifted(shift), outliers)
+            # The gradient of fixed is partly the gradient of its noise, which says nothing about
+            # the shift: only the part that the moving strip shares does.
+            shared = max(self._shared_gradient(shift), 1e-3)
+            variance = np.maximum(stretched.variance(residual, outliers), 0)
+            error = np.sqrt(variance * self.excess) / shared
+            if (np.abs(solution[-4:]) > _SIGNIFICANT * error[-4:]).any():
+                shift, _ = self._converge(shift, stretched, 2e-3)
+            return shift, float(error[_STEP].max())
         except np.linalg.LinAlgError:
             return np.full(2, np.nan), np.inf
 
     def _converge(
-        self, start: NDArray[np.float64], stretch: list[Image], tolerance: float
-    ) -> tuple[NDArray[np.float64], Image]:
-        """Gauss-Newton steps from ``start``; the shift and which pixels are no outliers."""
+        self, start: NDArray[np.float64], equations: _Equations, tolerance: float
+    ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """Gauss-Newton steps from ``start``; the shift, and which pixels are outliers."""
         shift = np.array(start, dtype=np.float64)
-        weight = np.ones(self.fixed.size, dtype=np.float32)
+        outliers = np.empty(0, dtype=np.int64)
+        # Where nothing changes (saturated, or a background of zeros) nothing is left over, and
+        # nothing is said about the shift.
+        telling = 3 * np.flatnonzero(self.gradient[0].ravel()[::3])
         for _ in range(_MOST_STEPS):
-            found = self._solve(shift, weight, stretch)
+            solution, residual = equations.solve(self.shifted(shift), outliers)
             # fixed + step . gradient = moving part, so the fitted slope is minus the step
-            shift = shift - found.solution[:2]
+            shift = shift - solution[_STEP]
             if not np.isfinite(shift).all():
                 raise np.linalg.LinAlgError("no signal")
             if np.abs(shift).max() > _PAD - 3:
                 shift = np.clip(shift, 3 - _PAD, _PAD - 3)
                 break
-            # Where nothing changes (saturated, or a background of zeros) nothing is left over, and
-            # nothing is said about the shift.
-            telling = self.gradient[0].ravel()[::3] != 0
-            left = np.abs(found.residual[::3][telling])
-            spread = 1.4826 * float(np.median(left)) if left.size else 0.0
+            np.abs(residual, out=residual)
+            spread = 1.4826 * float(np.median(residual[telling])) if telling.size else 0.0
             if spread > 0:
-                inside = np.abs(found.residual) < np.float32(_OUTLIER * spread)
-                weight = inside.astype(np.float32)
-            if np.abs(found.solution[:2]).max() < tolerance:
+                outliers = np.flatnonzero(residual >= np.float32(_OUTLIER * spread))
+            if np.abs(solution[_STEP]).max() < tolerance:
                 break
-        return shift, weight
-
-    def _solve(self, shift: NDArray[np.float64], weight: Image, stretch: list[Image]) -> _Solution:
-        """One linear least-squares step at ``shift``."""
-        v, u = (t.ravel() for t in self.trends)
-        b, one = self.shifted(shift).ravel(), np.ones(self.fixed.size, dtype=np.float32)
-        gradient = [g.ravel() for g in self.gradient]
-        design = np.stack([*gradient, b, one, b * v, b * u, v, u, *stretch])
-        weighted = design * weight
-        target = self.fixed.ravel()
-        normal = (weighted @ design.T).astype(np.float64)
-        right = (weighted @ target).astype(np.float64)
-        solution = np.asarray(np.linalg.solve(normal, right), dtype=np.float64)
-        residual = target - solution.astype(np.float32) @ design
-        freedom = max(1.0, float(weight.sum()) - len(design))
-        noise = float(np.vdot(residual * weight, residual)) / freedom
-        variance = np.linalg.inv(normal).diagonal() * noise
-        return _Solution(solution, residual, np.asarray(variance, dtype=np.float64))
-
-    def _errors(self, shift: NDArray[np.float64], found: _Solution) -> NDArray[np.float64]:
-        """Standard errors of a solution's numbers."""
-        # The gradient of fixed is partly the gradient of its noise, which says nothing about the
-        # shift: only the part that the moving strip shares does.
-        shared = max(self._shared_gradient(shift), 1e-3)
-        return np.sqrt(np.maximum(found.variance, 0) * self.excess) / shared
+        return shift, outliers
 
     def _shared_gradient(self, shift: NDArray[np.float64]) -> float:
-        """Correlation of the two strips' gradients at ``shift``."""
+        """Correlation of the two strips' gradients at ``shift``, from a quarter of the pixels."""
         product = own = other = 0.0
-        for axis, a in enumerate(self.gradient):
-            step = np.array([1.0 - axis, axis])
-            b = (self.shifted(shift - step) - self.shifted(shift + step)) * np.float32(0.5)
+        for axis in (0, 1):
+            a = self.gradient[axis][::2, ::2]
+            kernels = (_cubic_slope, _cubic) if axis == 0 else (_cubic, _cubic_slope)
+            b = self._sampled(shift, kernels, 2 * self.stride, a.shape)
             product += float(np.vdot(a, b))
             own, other = own + float(np.vdot(a, a)), other + float(np.vdot(b, b))
         return product / float(np.sqrt(own * other)) if own * other > 0 else 0.0
@@ -218,6 +223,51 @@ class Overlap:
         a, b = (c - ((basis @ c) / scale) @ basis for c in (a, b))
         norm = float(np.vdot(a, a)) * float(np.vdot(b, b))
         return float(np.vdot(a, b)) / float(np.sqrt(norm)) if norm > 0 else 0.0
+
+
+class _Equations:
+    """The linear least squares of one Gauss-Newton step over one overlap.
+
+    The unknowns are gain and its trends along v and u, minus the step (y, x), offset and its
+    trends, and what else is given. Only the first three rows of the design, those of the moving
+    strip, change from step to step, so all is kept in one place and nothing is copied.
+    """
+
+    def __init__(self, overlap: Overlap, more: Sequence[Image] = ()) -> None:
+        self._trends = overlap.trends
+        self._target = overlap.fixed.ravel()
+        shape = overlap.fixed.shape
+        self._design = np.empty((8 + len(more), self._target.size), dtype=np.float32)
+        rows = self._design.reshape(-1, *shape)
+        for row, values in zip(
+            rows[3:], (*overlap.gradient, np.float32(1), *overlap.trends, *more), strict=True
+        ):
+            row[...] = values
+        self._normal = np.empty((0, 0))
+
+    def solve(
+        self, moving: Image, outliers: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float64], Image]:
+        """The unknowns, and what they leave unexplained of each pixel of the fixed strip."""
+        design = self._design
+        rows = design[:3].reshape(3, *moving.shape)
+        rows[0] = moving
+        for row, trend in zip(rows[1:], self._trends, strict=True):
+            np.multiply(moving, trend, out=row)
+        left_out = design[:, outliers]
+        design[:, outliers] = 0
+        self._normal = (design @ design.T).astype(np.float64)
+        right = (design @ self._target).astype(np.float64)
+        design[:, outliers] = left_out
+        solution = np.asarray(np.linalg.solve(self._normal, right), dtype=np.float64)
+        residual = solution.astype(np.float32) @ design
+        return solution, np.subtract(self._target, residual, out=residual)
+
+    def variance(self, residual: Image, outliers: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Of the unknowns solved last, from what they left unexplained."""
+        inside = np.delete(residual, outliers) if outliers.size else residual
+        noise = float(np.vdot(inside, inside)) / max(1, inside.size - len(self._design))
+        return np.asarray(np.linalg.inv(self._normal).diagonal() * noise, dtype=np.float64)
 
 
 def smooth(image: Image, order: int) -> Image:
@@ -239,22 +289,28 @@ def _ramp(n: int) -> Image:
     return np.linspace(-1, 1, n, dtype=np.float32) if n > 1 else np.zeros(n, dtype=np.float32)
 
 
-def _weighted_sum(images: list[Image], weights: tuple[np.float32, ...]) -> Image:
-    total = np.zeros_like(images[0])
-    for image, weight in zip(images, weights, strict=True):
+def _weighted_sum(images: list[Image], weights: list[float]) -> Image:
+    total = np.multiply(images[0], np.float32(weights[0]))
+    part = np.empty_like(total)
+    for image, weight in zip(images[1:], weights[1:], strict=True):
         if weight != 0:
-            total += image * weight
+            np.multiply(image, np.float32(weight), out=part)
+            total += part
     return total
 
 
-def _cubic(t: float) -> tuple[np.float32, ...]:
+def _cubic(t: float) -> list[float]:
     """Weights of the four pixels around a position (Keys 1981, a = -1/2)."""
-    return tuple(
-        np.float32(w)
-        for w in (
-            ((-0.5 * t + 1) * t - 0.5) * t,
-            ((1.5 * t - 2.5) * t) * t + 1,
-            ((-1.5 * t + 2) * t + 0.5) * t,
-            ((0.5 * t - 0.5) * t) * t,
-        )
-    )
+    return [
+        ((-0.5 * t + 1) * t - 0.5) * t,
+        ((1.5 * t - 2.5) * t) * t + 1,
+        ((-1.5 * t + 2) * t + 0.5) * t,
+        ((0.5 * t - 0.5) * t) * t,
+    ]
+
+
+def _cubic_slope(t: float) -> list[float]:
+    """Weights of six pixels for half the difference of the values a pixel after and before."""
+    w = _cubic(t)
+    after, before = [0.0, 0.0, *w], [*w, 0.0, 0.0]
+    return [0.5 * (a - b) for a, b in zip(after, before, strict=True)]
