@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.fft import irfft2, next_fast_len, rfft2
-from scipy.ndimage import maximum_filter, uniform_filter
+from scipy.ndimage import maximum_filter
 
 from mosaicreg.alignment import AlignmentRecord
 from mosaicreg.geometry import Box
@@ -337,11 +337,24 @@ def bin_mean(image: Image, by: int) -> Image:
 
 def flatten(image: Image) -> Image:
     """The image without its local mean, clipped at `CLIP` robust standard deviations."""
-    flat = image - uniform_filter(image, FLATTEN, mode="reflect")
+    sums = np.pad(image, FLATTEN // 2, mode="symmetric")
+    for axis in (0, 1):
+        sums = _nine_sums(sums.swapaxes(0, axis)).swapaxes(0, axis)
+    flat = np.multiply(sums, np.float32(-1 / FLATTEN**2))
+    flat += image
     spread = np.float32(1.4826) * np.median(np.abs(flat[::2, ::2]))
     if spread > 0:
         np.clip(flat, -CLIP * spread, CLIP * spread, out=flat)
     return flat
+
+
+def _nine_sums(rows: Image) -> Image:
+    """Sums of every `FLATTEN` = 9 rows that follow each other: by doubling, four additions."""
+    two = rows[:-1] + rows[1:]
+    four = two[:-2] + two[2:]
+    eight = four[:-4] + four[4:]
+    sums: Image = eight[:-1] + rows[8:]
+    return sums
 
 
 def correlation_surface(
@@ -396,11 +409,24 @@ def _box_sums(
     x1: NDArray[np.int64],
 ) -> NDArray[np.float64]:
     """Sum of squares over the boxes y0[i]:y1[i], x0[j]:x1[j], as an (i, j) array."""
-    total = np.zeros((image.shape[0] + 1, image.shape[1] + 1))
-    np.cumsum(np.square(image), axis=0, out=total[1:, 1:])
-    rows = total[y1] - total[y0]
-    np.cumsum(rows, axis=1, out=rows)
-    sums: NDArray[np.float64] = rows[:, x1] - rows[:, x0]
+    squares = np.square(image, dtype=np.float64)
+    return _range_sums(_range_sums(squares, y0, y1).T, x0, x1).T
+
+
+def _range_sums(
+    values: NDArray[np.float64], first: NDArray[np.int64], end: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Sums of the rows first[i]:end[i], as an (i, ...) array.
+
+    Rows between two neighbouring ends are added up once, then those few sums accumulated.
+    """
+    cuts = np.unique(np.concatenate([first, end]))
+    total = np.zeros((len(cuts), *values.shape[1:]))
+    if len(cuts) > 1:
+        between = np.add.reduceat(values[: cuts[-1]], cuts[:-1], axis=0)
+        np.cumsum(between, axis=0, out=total[1:])
+    sums: NDArray[np.float64] = total[np.searchsorted(cuts, end)]
+    sums -= total[np.searchsorted(cuts, first)]
     return sums
 
 
