@@ -24,7 +24,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.fft import irfft2, next_fast_len, rfft2
-from scipy.ndimage import maximum_filter
 
 from mosaicreg.alignment import AlignmentRecord
 from mosaicreg.geometry import Box
@@ -434,7 +433,11 @@ def find_peaks(
     height: Image, valid: NDArray[np.bool_], count: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """The ``count`` highest local maxima (5 x 5) above 0: (k, 2) indices (y, x) and heights."""
-    top = maximum_filter(height, 5, mode="constant", cval=-1.0)
+    top = np.pad(height, 2, constant_values=-1)
+    for axis in (0, 1):
+        rows = top.swapaxes(0, axis)
+        two = np.maximum(rows[:-1], rows[1:])
+        top = np.maximum(np.maximum(two[:-3], two[2:-1]), rows[4:]).swapaxes(0, axis)
     where = np.argwhere((height == top) & valid & (height > 0))
     values = height[where[:, 0], where[:, 1]]
     order = np.argsort(-values, kind="stable")[:count]

@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from mosaicreg.errors import InputError
 from mosaicreg.geometry import FloatArray
 from mosaicreg.imagefile import write_atomically
-from mosaicreg.irtools import check_count, mosaic_header, mosaic_tiles, shift_of
 
 SUFFIXES = (".csv", ".txt", ".mosaic", ".json")
 MAX_BYTES = 2 << 30
@@ -225,6 +224,9 @@ def _format_tile_configuration(table: PositionTable) -> str:
 
 def _read_mosaic(text: str, problems: list[str]) -> PositionTable:
     """Versions 0 (one line a tile) and 1 (``image:``, path, transform on three lines)."""
+    # Loaded with these files only: it knows all transforms, and most positions are tables.
+    from mosaicreg.irtools import check_count, mosaic_tiles
+
     names: list[str] = []
     values: list[tuple[float, float]] = []
     header: dict[str, str] = {}
@@ -242,6 +244,8 @@ def _shift_of(transform: str, where: str, problems: list[str]) -> tuple[float, f
     if usual and len(words) == 15:
         x, y = (_number(w, where, problems) for w in words[11:13])
         return y, x
+    from mosaicreg.irtools import shift_of
+
     try:
         return shift_of(transform)
     except InputError as error:
@@ -250,6 +254,8 @@ def _shift_of(transform: str, where: str, problems: list[str]) -> tuple[float, f
 
 
 def _format_mosaic(table: PositionTable, shapes: NDArray[Any]) -> str:
+    from mosaicreg.irtools import mosaic_header
+
     lines = mosaic_header(len(table.names))
     for name, (y, x), (height, width) in zip(
         table.names, table.positions.tolist(), shapes.tolist(), strict=True
