@@ -107,11 +107,11 @@ def render_block(
             else:
                 value = _blend(cell, parts, [touching[k].owned for k in members], blend, dtype)
             rows, cols = cell.shifted(-block.y0, -block.x0).slices
-            out[..., rows, cols] = _rounded(value, dtype)
+            _put(value, out[..., rows, cols])
     return out
 
 
-_STRIP = 512
+_STRIP = 256
 """Rows rendered at a time: intermediate floats then fit into the processor's cache, and memory."""
 
 
@@ -137,27 +137,40 @@ def _sample(tile: Placed, block: Box, dtype: np.dtype[Any]) -> tuple[Box, NDArra
 def _shift_axis(
     values: NDArray[Any], axis: int, offset: float, first: int, count: int, dtype: np.dtype[Any]
 ) -> NDArray[Any]:
-    """``count`` samples at ``first + offset, first + 1 + offset...`` along one axis (-2 or -1)."""
+    """``count`` samples at ``first + offset, first + 1 + offset...`` along one axis (-2 or -1).
 
-    def cut(start: int) -> NDArray[Any]:
-        """``count`` pixels from ``start`` on, edges continued."""
-        length = values.shape[axis]
-        if start < 0 or start + count > length:
-            return values.take(np.clip(np.arange(start, start + count), 0, length - 1), axis)
-        end = start + count
-        return values[..., start:end, :] if axis == -2 else values[..., start:end]
-
+    Pixels beyond the ends are those at the ends.
+    """
     if offset == 0:
-        return cut(first)
+        return _weighted(values, axis, first, count, None, values.dtype)
     kind = _working_type(dtype)
-    other = first + (1 if offset > 0 else -1)
     share = kind.type(abs(offset))
-    here = cut(first).astype(kind)
-    here *= kind.type(1) - share
-    there = cut(other).astype(kind)
-    there *= share
-    here += there
+    other = first + (1 if offset > 0 else -1)
+    here = _weighted(values, axis, first, count, kind.type(1) - share, kind)
+    here += _weighted(values, axis, other, count, share, kind)
     return here
+
+
+def _weighted(
+    values: NDArray[Any], axis: int, start: int, count: int, weight: Any, dtype: np.dtype[Any]
+) -> NDArray[Any]:
+    """``weight`` times the ``count`` pixels from ``start`` on; without weight, a view of them."""
+    values = values.swapaxes(0, axis)
+    length = len(values)
+    low, high = max(start, 0), min(start + count, length)
+    if weight is None:
+        if high - low == count:
+            return values[low:high].swapaxes(0, axis)
+        return values[np.clip(np.arange(start, start + count), 0, length - 1)].swapaxes(0, axis)
+    # Multiplied into place in one pass, in the memory order of the pixels.
+    shape = list(values.swapaxes(0, axis).shape)
+    shape[axis] = count
+    out = np.empty(shape, dtype=dtype)
+    rows = out.swapaxes(0, axis)
+    np.multiply(values[low:high], weight, out=rows[low - start : high - start], dtype=dtype)
+    np.multiply(values[:1], weight, out=rows[: low - start], dtype=dtype)
+    np.multiply(values[-1:], weight, out=rows[high - start :], dtype=dtype)
+    return out
 
 
 def _working_type(dtype: np.dtype[Any]) -> np.dtype[Any]:
@@ -203,15 +216,12 @@ def _blend(
         ranks = [_rank(cell, box, k, blend) for k, box in enumerate(owned)]
         return _pick(parts, ranks, gaps)
     total = np.zeros(parts[0].shape, dtype=work)
-    weights = np.zeros(parts[0].shape, dtype=work)
+    weights = np.zeros(parts[0].shape if gaps else cell.shape, dtype=work)
     for part, box in zip(parts, owned, strict=True):
         weight = _feather(cell, box, work) if blend == "linear" else np.ones(cell.shape, work)
-        values = part.astype(work)
-        if gaps and np.isnan(values).any():
-            known = ~np.isnan(values)
-            weight, values = weight * known, np.where(known, values, 0)
-        values *= weight
-        total += values
+        if gaps and (unknown := np.isnan(part)).any():
+            weight, part = weight * ~unknown, np.where(unknown, 0, part)
+        total += np.multiply(part, weight, dtype=work)
         weights += weight
     with np.errstate(invalid="ignore"):  # 0 / 0 where all tiles are NaN: NaN is the answer
         total /= weights
@@ -251,9 +261,12 @@ def _pick(parts: list[NDArray[Any]], ranks: list[NDArray[np.int64]], gaps: bool)
     return value
 
 
-def _rounded(values: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
-    if values.dtype == dtype or dtype.kind == "f":
-        return values
-    info = np.iinfo(dtype)
-    rounded: NDArray[Any] = np.clip(np.rint(values), info.min, info.max)
-    return rounded
+def _put(values: NDArray[Any], out: NDArray[Any]) -> None:
+    """Values into their place, rounded where it holds integers.
+
+    All values are means of pixels of that very type, so none lies outside its range.
+    """
+    if out.dtype.kind == "f" or values.dtype == out.dtype:
+        out[...] = values
+    else:
+        np.rint(values, out=out, casting="unsafe")
