@@ -118,6 +118,64 @@ class AlignmentRecord:
             scale=1 / self.scale,
         )
 
+    def translated(self, vector: ArrayLike) -> AlignmentRecord:
+        """With ``vector`` (y, x) added to the peak."""
+        y, x = np.asarray(self.peak) + np.asarray(vector, dtype=np.float64)
+        return replace(self, peak=(float(y), float(x)))
+
+    def scaled(self, factor: float) -> AlignmentRecord:
+        """For images whose pixels are ``factor`` times as many: the peak multiplied, no more."""
+        return replace(self, peak=(self.peak[0] * factor, self.peak[1] * factor))
+
+    @property
+    def rangle(self) -> float:
+        """The angle in radians."""
+        return float(np.deg2rad(self.angle))
+
+    @property
+    def flippedud(self) -> bool:
+        """``flipped_ud``, as nornir_imageregistration spells the attribute."""
+        return self.flipped_ud
+
+    # Methods that scripts written for nornir_imageregistration call on records. They stand here and
+    # not in `mosaicreg.nornir` because there is one class of records: what every function returns.
+
+    def WeightKey(self) -> float:  # noqa: N802
+        """The weight, to sort by."""
+        return self.weight
+
+    def Invert(self) -> AlignmentRecord:  # noqa: N802
+        """`inverse`."""
+        return self.inverse()
+
+    def translate(self, value: ArrayLike) -> AlignmentRecord:
+        """`translated`; returns the new record, for records do not change."""
+        return self.translated(value)
+
+    def Corners(  # noqa: N802
+        self, warpedSize: tuple[int, int], fixedSize: tuple[int, int] | None = None
+    ) -> FloatArray:
+        """`corners`."""
+        return self.corners(warpedSize, fixedSize)
+
+    def GetTransformedCornerPoints(  # noqa: N802
+        self, warpedImageSize: tuple[int, int], fixedImageSize: tuple[int, int] | None = None
+    ) -> FloatArray:
+        """`corners`."""
+        return self.corners(warpedImageSize, fixedImageSize)
+
+    def ToTransform(  # noqa: N802
+        self, fixedImageSize: tuple[int, int], warpedImageSize: tuple[int, int] | None = None
+    ) -> Rigid | Similarity | Affine:
+        """`to_transform`."""
+        return self.to_transform(fixedImageSize, warpedImageSize)
+
+    def CorrectPeakForOriginalImageSize(  # noqa: N802
+        self, FixedImageShape: tuple[int, int], MovingImageShape: tuple[int, int]
+    ) -> AlignmentRecord:
+        """With the vector from first pixel to first pixel, `offset`, for a peak."""
+        return replace(self, peak=self.offset(FixedImageShape, MovingImageShape))
+
     def _rotation(self) -> FloatArray:
         a = np.deg2rad(self.angle)
         c, s = np.cos(a), np.sin(a)

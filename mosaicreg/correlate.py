@@ -160,21 +160,55 @@ def find_offset(
             raise ValueError(
                 f"the {name} image must be (height, width), not of shape {image.shape}"
             )
+    plan = plan_offset(fixed.shape, moving.shape, expected, max_shift)
+    if plan.search is None:
+        return plan.record(None)
+    strips = fixed[plan.search.fixed.slices], moving[plan.search.moving.slices]
+    return find_in_strips(*strips, plan)
+
+
+@dataclass(frozen=True, slots=True)
+class OffsetPlan:
+    """What of two images to compare, and how to tell the result.
+
+    Args:
+        fixed_shape, moving_shape: (height, width).
+        guess: (dy, dx) to answer where there is nothing to measure.
+        search: None where no allowed shift makes the images overlap.
+    """
+
+    fixed_shape: tuple[int, int]
+    moving_shape: tuple[int, int]
+    guess: tuple[float, float]
+    search: Search | None
+
+    def record(self, match: Match | None) -> AlignmentRecord:
+        """The record of a match, or of none."""
+        dy, dx = self.guess if match is None else (match.dy, match.dx)
+        fixed, moving = self.fixed_shape, self.moving_shape
+        peak = (dy - (fixed[0] - moving[0]) / 2, dx - (fixed[1] - moving[1]) / 2)
+        return AlignmentRecord(peak, 0.0 if match is None else match.z)
+
+
+def plan_offset(
+    fixed_shape: tuple[int, int],
+    moving_shape: tuple[int, int],
+    expected: tuple[float, float] | None = None,
+    max_shift: int | tuple[int, int] | None = None,
+) -> OffsetPlan:
+    """The strips that `find_offset` compares, known without a pixel."""
     guess = expected or (0.0, 0.0)
     if max_shift is None:
-        reach = (max(fixed.shape[0], moving.shape[0]), max(fixed.shape[1], moving.shape[1]))
+        reach = (max(fixed_shape[0], moving_shape[0]), max(fixed_shape[1], moving_shape[1]))
     else:
         reach = (max_shift, max_shift) if isinstance(max_shift, int) else max_shift
-    search = plan_search(fixed.shape, moving.shape, guess, reach)
-    match = None
-    if search is not None:
-        match = match_strips(fixed[search.fixed.slices], moving[search.moving.slices], search)
-    dy, dx = guess if match is None else (match.dy, match.dx)
-    peak = (
-        dy - (fixed.shape[0] - moving.shape[0]) / 2,
-        dx - (fixed.shape[1] - moving.shape[1]) / 2,
-    )
-    return AlignmentRecord(peak, 0.0 if match is None else match.z)
+    search = plan_search(fixed_shape, moving_shape, guess, reach)
+    return OffsetPlan(fixed_shape, moving_shape, guess, search)
+
+
+def find_in_strips(fixed: NDArray[Any], moving: NDArray[Any], plan: OffsetPlan) -> AlignmentRecord:
+    """`find_offset` from the strips that ``plan.search`` names."""
+    return plan.record(None if plan.search is None else match_strips(fixed, moving, plan.search))
 
 
 def match_strips(fixed: NDArray[Any], moving: NDArray[Any], search: Search) -> Match | None:

@@ -12,6 +12,7 @@ from functools import partial, reduce
 from operator import add, or_
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import dask.array as da
 import numpy as np
@@ -79,6 +80,29 @@ def open_lazy(path: str | Path, block: int = BLOCK) -> da.Array:
         dtype=header.dtype,
         meta=np.empty((0,) * len(chunks), dtype=header.dtype),
     )
+
+
+def window(image: Any, box: Box) -> Any:
+    """The pixels of ``box`` of a (y, x) image: a view in memory, lazy otherwise.
+
+    Of a zarr array as one block, read in one go; of a dask array from the blocks that it touches.
+    """
+    if isinstance(image, da.Array) or not is_lazy(image):
+        return image[box.slices]
+    dtype = np.dtype(image.dtype)
+    meta = np.empty((0, 0), dtype=dtype)
+    return da.map_blocks(
+        partial(_read_window, image, box),
+        chunks=tuple((n,) for n in box.shape),
+        dtype=dtype,
+        meta=meta,
+        # A name made from the content would pickle the array for every window.
+        name=f"window-{uuid4().hex}",
+    )
+
+
+def _read_window(array: Any, box: Box) -> NDArray[Any]:
+    return array[box.slices]
 
 
 def open_plain_zarr(path: str | Path) -> da.Array:

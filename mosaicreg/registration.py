@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -18,10 +19,19 @@ from numpy.typing import NDArray
 from mosaicreg import __version__
 from mosaicreg.alignment import AlignmentRecord
 from mosaicreg.cluster import Progress, delayed_call, one_blas_thread, run_tasks
-from mosaicreg.correlate import Match, Search, find_offset, match_strips, plan_search, rough_match
+from mosaicreg.correlate import (
+    Match,
+    Search,
+    find_in_strips,
+    match_strips,
+    plan_offset,
+    plan_search,
+    rough_match,
+)
 from mosaicreg.errors import InputError
 from mosaicreg.geometry import Box, FloatArray, IntArray
 from mosaicreg.journal import Journal, digest
+from mosaicreg.lazy import open_lazy, window
 from mosaicreg.mosaic import Mosaic
 from mosaicreg.pairs import MEASURED, TURN, Pairs, judge
 from mosaicreg.source import Lead, TileSource, stamps_of
@@ -141,18 +151,54 @@ def _key(
 
 
 def find_offsets(
-    fixed: Sequence[NDArray[Any]],
-    moving: Sequence[NDArray[Any]],
-    expected: tuple[float, float] | None = None,
+    fixed: Sequence[Any],
+    moving: Sequence[Any],
+    expected: tuple[float, float] | Sequence[tuple[float, float]] | None = None,
     max_shift: int | tuple[int, int] | None = None,
     progress: Progress | None = None,
 ) -> list[AlignmentRecord]:
-    """`find_offset` mapped over pairs of images, one dask task each."""
+    """`find_offset` mapped over pairs of images, one dask task each.
+
+    Args:
+        fixed, moving: the images of each pair, (height, width): numpy, dask or zarr arrays, or
+            paths of image files. Of lazy ones only the strips that can overlap are read.
+        expected: as for `find_offset`, for all pairs; or one for each.
+        max_shift: as for `find_offset`.
+        progress: called with (stage, done, total).
+
+    Returns:
+        One record per pair, in order.
+
+    Raises:
+        ValueError: where the numbers of images differ, or one is not (height, width).
+    """
+    if len(fixed) != len(moving):
+        raise InputError(f"{len(fixed)} fixed images for {len(moving)} moving ones")
+    one_for_all = expected is None or np.ndim(expected) < 2
+    places: Sequence[Any] = [expected] * len(fixed) if one_for_all else list(expected or ())
+    if len(places) != len(fixed):
+        raise InputError(f"{len(places)} expected offsets for {len(fixed)} pairs")
     tasks = [
-        delayed_call(find_offset, f, m, expected, max_shift)
-        for f, m in zip(fixed, moving, strict=True)
+        _offset_task(f, m, place, max_shift)
+        for f, m, place in zip(fixed, moving, places, strict=True)
     ]
     return run_tasks(tasks, "find offsets", progress)
+
+
+def _offset_task(fixed: Any, moving: Any, expected: Any, max_shift: Any) -> Any:
+    """A delayed `find_offset` that is handed strips, not images."""
+    images = [open_lazy(i) if isinstance(i, str | Path) else i for i in (fixed, moving)]
+    for name, image in zip(("fixed", "moving"), images, strict=True):
+        if len(image.shape) != 2 or 0 in image.shape:
+            raise InputError(
+                f"the {name} image must be (height, width), not of shape {tuple(image.shape)}"
+            )
+    shapes = [(int(i.shape[0]), int(i.shape[1])) for i in images]
+    place = None if expected is None else (float(expected[0]), float(expected[1]))
+    plan = plan_offset(shapes[0], shapes[1], place, max_shift)
+    boxes = (plan.search.fixed, plan.search.moving) if plan.search else (Box(0, 0, 0, 0),) * 2
+    strips = [window(image, box) for image, box in zip(images, boxes, strict=True)]
+    return delayed_call(find_in_strips, *strips, plan)
 
 
 def checked_neighbours(mosaic: Mosaic) -> IntArray:

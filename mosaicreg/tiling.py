@@ -69,7 +69,6 @@ class _Cut:
         self, image: Image, plane: Shape, fill: Any, random: bool, seed: int | None, copy: bool
     ) -> None:
         self.lazy = lazy.is_lazy(image)
-        # Blocks of a zarr array would all be read to cut from them: a tile reads its own window.
         self.image = image
         self.whole = Box.at((0, 0), plane)
         self.fill, self.random, self.seed, self.copy = fill, random, seed, copy
@@ -79,7 +78,7 @@ class _Cut:
         common = self.whole.intersection(box)
         if not self.lazy:
             return self._from_memory(box, common)
-        inside = self._lazily(common)
+        inside = lazy.window(self.image, common or Box(0, 0, 0, 0))
         if common == box:
             return inside
         if self.random and common is not None:
@@ -104,15 +103,6 @@ class _Cut:
         part = self.image[inside.slices] if common else np.empty((0, 0), self.image.dtype)
         return fill_up(part, box, inside, self.fill, self.seed)
 
-    def _lazily(self, common: Box | None) -> da.Array:
-        box = common or Box(0, 0, 0, 0)
-        if isinstance(self.image, da.Array):
-            return self.image[box.slices]
-        read = partial(_read_window, self.image, box)
-        dtype = np.dtype(self.image.dtype)
-        meta = np.empty((0, 0), dtype=dtype)
-        return da.map_blocks(read, chunks=tuple((n,) for n in box.shape), dtype=dtype, meta=meta)
-
     @property
     def stats(self) -> Any:
         """Statistics of the whole image: lazy for a lazy image, made once."""
@@ -122,11 +112,6 @@ class _Cut:
             else:
                 self._stats = Statistics.of(self.image)
         return self._stats
-
-
-def _read_window(array: Any, box: Box) -> NDArray[Any]:
-    window: NDArray[Any] = array[box.slices]
-    return window
 
 
 def _tiles(cut: _Cut, tile: Shape, rows: int, cols: int) -> Iterator[tuple[int, int, Any]]:

@@ -102,3 +102,22 @@ def test_the_best_record_has_the_highest_weight() -> None:
 def test_impossible_numbers_are_refused(arguments) -> None:
     with pytest.raises(ValueError, match=r"peak|finite"):
         AlignmentRecord(**arguments)
+
+
+def test_records_serve_scripts_written_for_nornir() -> None:
+    record = AlignmentRecord((3, 1), 5, 90, True, 2.0)
+    assert record.rangle == pytest.approx(np.pi / 2)
+    assert record.flippedud is True
+    assert record.WeightKey() == 5
+    assert record.Invert() == record.inverse()
+    assert record.translate((1, -2)).peak == (4, -1)
+    assert record.peak == (3, 1)
+    assert record.scaled(4).peak == (12, 4)
+    np.testing.assert_array_equal(record.Corners((9, 8)), record.corners((9, 8)))
+    np.testing.assert_array_equal(
+        record.GetTransformedCornerPoints((9, 8), (20, 30)), record.corners((9, 8), (20, 30))
+    )
+    assert record.ToTransform((9, 8)) == record.to_transform((9, 8))
+    original = AlignmentRecord((5, 7), 1).CorrectPeakForOriginalImageSize((100, 200), (40, 60))
+    assert original.peak == (35, 77)
+    assert max(record, AlignmentRecord((0, 0), 9)).weight == 9
