@@ -91,6 +91,7 @@ class MeshPull:
         matrix, shift: (k, 2, 2) and (k, 2) int64, as in `AffinePull`.
         bits: after the point.
         far: what holds beyond the triangles.
+        gaps: whether there may be pixels that nothing maps.
     """
 
     corners: FloatArray
@@ -98,6 +99,7 @@ class MeshPull:
     shift: IntArray
     bits: int
     far: AffinePull | None
+    gaps: bool
 
     def coordinates(self, box: Box, corner: tuple[int, int]) -> FloatArray:
         """(2, h, w) the source (y, x) of each pixel, less ``corner``; of unmapped ones, absurd."""
@@ -277,7 +279,8 @@ def _mesh_pull(mesh: Mesh, plane: Box, extrapolate: bool) -> MeshPull:
     bits = _bits_for(np.concatenate(extremes))
     matrix = _whole(slope, bits)
     shift = _whole(value, bits) - np.einsum("kij,kj->ki", matrix, origin.astype(np.int64))
-    return MeshPull(here, matrix, shift, bits, _affine_pull(trend, plane, bits) if far else None)
+    beyond = _affine_pull(trend, plane, bits) if far else None
+    return MeshPull(here, matrix, shift, bits, beyond, gaps=not extrapolate)
 
 
 def _covered(maps: tuple[TriangleMap, ...], plane: Box) -> bool:

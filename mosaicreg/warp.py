@@ -18,7 +18,7 @@ from scipy import ndimage
 
 from mosaicreg.errors import InputError
 from mosaicreg.geometry import Box, FloatArray
-from mosaicreg.pull import AffinePull, PointPull, Pull
+from mosaicreg.pull import AffinePull, MeshPull, PointPull, Pull
 
 Order = Literal[0, 1, 3]
 """0: the nearest pixel, halves up; 1: linear between four; 3: cubic spline, held between the least
@@ -121,7 +121,7 @@ def inside(
 ) -> NDArray[np.bool_] | None:
     """Which pixels of a box lie in the source; None for all of them."""
     limits = [(-0.5, shape[k] - 0.5) for k in range(2)]
-    if not isinstance(pull, PointPull):
+    if isinstance(pull, AffinePull) or (isinstance(pull, MeshPull) and not pull.gaps):
         bounds = pull.bounds(box)
         if bounds is not None and all(
             low <= bounds[k] and bounds[2 + k] <= high for k, (low, high) in enumerate(limits)

@@ -6,20 +6,22 @@ a task carries its own few triangles, and reads its own windows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from operator import getitem
 from pathlib import Path
 from typing import Any, Protocol
 from uuid import uuid4
 
+import dask
 import dask.array as da
 import numpy as np
+from dask.base import compute, tokenize
 from dask.highlevelgraph import HighLevelGraph
 from numpy.typing import NDArray
 
 from mosaicreg.errors import InputError
-from mosaicreg.geometry import Box, TileGrid, as_pair, group_by_block
+from mosaicreg.geometry import Box, FloatArray, TileGrid, as_pair, group_by_block
 from mosaicreg.imagefile import read_header, read_image
 from mosaicreg.pull import AffinePull, Pull, pull_of
 from mosaicreg.transforms import Affine, Bounds, Transform, Translation
@@ -41,6 +43,7 @@ OUTLINE = 65
 """Points on each side of a tile at which a free transform is asked where the tile lies."""
 
 Lead = tuple[slice, ...]
+Corner = tuple[int, int]
 
 
 class Pixels(Protocol):
@@ -59,6 +62,7 @@ class FilePixels:
     path: Path
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
+    stamp: tuple[int, int]
 
     def __getitem__(self, index: tuple[slice, ...]) -> NDArray[Any]:
         rows, columns = index[-2:]
@@ -84,8 +88,9 @@ def open_pixels(image: Any) -> Pixels:
         InputError: where it is neither, or has no two axes.
     """
     if isinstance(image, str | Path):
-        header = read_header(Path(image))
-        image = FilePixels(Path(image), header.shape, header.dtype)
+        path = Path(image)
+        header, facts = read_header(path), path.stat()
+        image = FilePixels(path, header.shape, header.dtype, (facts.st_mtime_ns, facts.st_size))
     if not (hasattr(image, "shape") and hasattr(image, "dtype") and len(image.shape) >= 2):
         raise InputError(f"an image is a path or an array (..., y, x), not {type(image).__name__}")
     pixels: Pixels = image
@@ -145,7 +150,15 @@ def warp(
             whole = (slice(None),) * (source.ndim - 2)
             plan.draw(source, whole, result[(..., *plan.box.slices)])
         return result
-    return _lazy(source, grid, plans)
+    token = tokenize(_token(source), transform, grid, extrapolate, order, fill)
+    return _lazy(source, grid, plans, f"warp-{token}")
+
+
+def _token(source: Pixels) -> Any:
+    """What tells this source from others; of pixels in memory, it is not worth reading them."""
+    if isinstance(source, np.ndarray):
+        return uuid4().hex
+    return source.name if is_dask(source) else source  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)
@@ -169,8 +182,9 @@ class WarpPlan:
         warp_box(self.box, self.pull, self.window, pixels, self.shape, self.order, self.fill, out)
 
 
-def _lazy(source: Pixels, grid: TileGrid, plans: list[tuple[int, int, WarpPlan]]) -> da.Array:
-    name = f"warp-{uuid4().hex}"
+def _lazy(
+    source: Pixels, grid: TileGrid, plans: list[tuple[int, int, WarpPlan]], name: str
+) -> da.Array:
     chunks = (*_lead_chunks(source), *grid.chunks)
     graph: Any = {}
     for index, lead in _leads(source):
@@ -274,6 +288,49 @@ def read_window(content: list[Any]) -> tuple[NDArray[Any] | None, np.dtype[Any]]
     return out, how.dtype
 
 
+def target_region(transform: Transform, shape: tuple[int, ...]) -> tuple[Corner, Corner]:
+    """((y, x), (height, width)) of whole pixels around where an image of ``shape`` lies."""
+    corners = [(y, x) for y in (0, shape[-2] - 1) for x in (0, shape[-1] - 1)]
+    there = transform.transform(corners)
+    low, high = np.floor(there.min(axis=0)).astype(int), np.ceil(there.max(axis=0)).astype(int)
+    size = high - low + 1
+    return (int(low[0]), int(low[1])), (int(size[0]), int(size[1]))
+
+
+def map_region(
+    transform: Transform,
+    origin: tuple[float, float],
+    shape: tuple[int, int],
+    *,
+    to_source: bool = True,
+    extrapolate: bool = True,
+    block: int = 512,
+) -> Iterator[tuple[Box, FloatArray]]:
+    """Where the pixels of a region go, block by block.
+
+    Args:
+        transform: from source to target.
+        origin: (y, x) of the region's first pixel, in target space (source space for
+            ``to_source=False``).
+        shape: (height, width) of the region.
+        to_source: take target points to the source; False: source points to the target.
+        extrapolate: whether a mesh is continued; where not, points outside are NaN.
+        block: side of a block in px: no more points than one has are in memory.
+
+    Yields:
+        (box of the region, (h, w, 2) float64 points (y, x)).
+    """
+    way = transform.inverse_transform if to_source else transform.transform
+    for _, _, box in TileGrid(shape, (block, block)).boxes():
+        y, x = (
+            np.arange(a, b) + o
+            for a, b, o in zip((box.y0, box.x0), (box.y1, box.x1), origin, strict=True)
+        )
+        points = np.stack(np.meshgrid(y, x, indexing="ij"), axis=-1)
+        there = way(points.reshape(-1, 2), extrapolate=extrapolate)
+        yield box, there.reshape(points.shape)
+
+
 # --- many tiles ----------------------------------------------------------------------------------
 
 
@@ -338,6 +395,16 @@ class _Style:
     extrapolate: bool
 
 
+def computed(image: da.Array, mask: da.Array, pool: Any = None) -> tuple[Any, Any]:
+    """Both results of `warp_tiles` in memory, each block drawn once.
+
+    ``pool``: a thread pool to work in; None for the dask scheduler in effect.
+    """
+    with dask.config.set({} if pool is None else {"pool": pool}):
+        pair: tuple[Any, Any] = compute(image, mask)
+    return pair
+
+
 def mosaic_bounds(
     transforms: Sequence[Transform], shapes: Sequence[tuple[int, ...]], tile_scale: float = 1.0
 ) -> Bounds:
@@ -399,7 +466,8 @@ def _tiles_graph(
     ]
     table = np.array([(b.y0, b.x0, b.y1, b.x1) for b in boxes], dtype=np.int64)
     starts, members = group_by_block(table, grid)
-    name, lead = f"tiles-{uuid4().hex}", tuple(slice(0, n) for n in leading)
+    token = tokenize([_token(s) for s in sources], transforms, grid, vars(style))
+    name, lead = f"tiles-{token}", tuple(slice(0, n) for n in leading)
     tasks: dict[Any, Any] = {}
     images: dict[Any, Any] = {}
     masks: dict[Any, Any] = {}

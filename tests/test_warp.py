@@ -59,6 +59,17 @@ def brute(
     return value.reshape(shape), there.reshape(shape), near.any(axis=1).reshape(shape)
 
 
+def on_the_outline(transform: Transform, shape: tuple[int, int]) -> Any:
+    """Pixels that a mesh maps, or not, when they are moved a little."""
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    points = np.stack([y.ravel(), x.ravel()], axis=1)
+    known = [
+        np.isfinite(transform.inverse_transform(points + move, extrapolate=False)).all(axis=1)
+        for move in 1e-4 * np.array([(1, 1), (1, -1), (-1, 1), (-1, -1)])
+    ]
+    return (np.ptp(np.array(known, dtype=int), axis=0) > 0).reshape(shape)
+
+
 class TestExactCases:
     def test_a_ramp_moved(self) -> None:
         ramp = np.arange(1, 13, dtype=np.uint8).reshape(2, 6)
@@ -131,8 +142,7 @@ def test_every_pixel_is_what_the_transform_says(
     result = warp(image, t, shape, extrapolate=extrapolate, fill=-1 if dtype == "int16" else 3)
     value, there, near = brute(image, t, shape, extrapolate)
     if not extrapolate:  # a pixel on the outline of a mesh may be counted in or out
-        again = brute(image, t, shape, True)
-        near = near | (there != again[1])
+        near = near | on_the_outline(t, shape)
     sure = ~near
     tolerance = 0.501 if dtype != "float32" else 1e-5
     np.testing.assert_allclose(result[sure & there], value[sure & there], rtol=0, atol=tolerance)

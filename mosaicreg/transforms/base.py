@@ -137,6 +137,10 @@ class Transform(ABC):
         pairs = zip(self._values(), other._values(), strict=True)
         return all(a == b if isinstance(a, Transform) else np.array_equal(a, b) for a, b in pairs)
 
+    def __dask_tokenize__(self) -> tuple[Any, ...]:
+        """What dask names a graph by: equal transforms give equal names."""
+        return type(self).__name__, *self._values()
+
     def __hash__(self) -> int:
         values = (
             v if isinstance(v, Transform) else np.asarray(v).tobytes() for v in self._values()
