@@ -41,7 +41,7 @@ def commands(code: str) -> list[list[str]]:
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory) -> Path:
-    """What `mosaicreg demo` leaves, smaller; .ci/run and the demo's tests run the command itself."""
+    """What `mosaicreg demo` leaves, smaller; .ci/run runs the command itself."""
     folder = tmp_path_factory.mktemp("docs") / "demo_tiles"
     specimen = Specimen(seed=5, empty=0.0)
     Acquisition(

@@ -260,11 +260,15 @@ def test_the_command_writes_all_forms(acquisition, tmp_path) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".txt", ".mosaic", ".json"])
-@pytest.mark.parametrize("source", ["l.json", "l.csv"])
+@pytest.mark.parametrize("source", ["l.json", "l.csv", "out.ome.zarr"])
 def test_layouts_in_other_forms(source, suffix, tiles, tmp_path) -> None:
     mosaic = open_mosaic(tiles)
     layout = stage_layout(mosaic)
-    save_layout(tmp_path / source, mosaic, layout)
+    if source == "out.ome.zarr":
+        image = assemble(mosaic, layout)
+        write_ome_zarr(image, tmp_path / source, mosaic=mosaic, layout=layout)
+    else:
+        save_layout(tmp_path / source, mosaic, layout)
     path = tmp_path / "elsewhere" / f"new{suffix}"
     result = run("export", tmp_path / source, "-o", path)
     assert result.exit_code == 0, result.output

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -197,6 +198,26 @@ def test_outlines_lie_on_the_tiles(page, address, acquisition, archive) -> None:
     row, col = HEIGHT // 2, WIDTH // 2
     assert blue[row - 1 : row + 1, col + 4 : col + 90].any(axis=0).all()
     assert blue[row + 4 : row + 90, col - 1 : col + 1].any(axis=1).all()
+
+
+def test_turned_tiles_are_outlined_as_they_lie(page, tmp_path) -> None:
+    tiles = [np.full((120, 160), 900, np.uint16), np.full((120, 160), 900, np.uint16)]
+    mosaic = Mosaic.from_arrays(tiles, [(0, 0), (6.5, 130.25)])
+    layout = replace(stage_layout(mosaic), angles=np.array([0.0, 9.0]))
+    write_ome_zarr(assemble(mosaic, layout), tmp_path / "a.ome.zarr", mosaic=mosaic, layout=layout)
+    lowest = layout.boxes[:, :2].min(axis=0)
+    c, s = np.cos(np.deg2rad(9)), np.sin(np.deg2rad(9))
+    for dy, dx in [(-60, -80), (-60, 80), (60, 80), (60, -80)]:
+        # A corner of the turned tile, its middle being where it is unturned.
+        y = 6.5 + 60 - lowest[0] + c * dy - s * dx
+        x = 130.25 + 80 - lowest[1] + s * dy + c * dx
+        with serving(tmp_path / "a.ome.zarr") as url:
+            show(page, url, f"#y={y:.3f}&x={x:.3f}&zoom=4&channels=&layers=outlines")
+            picture = screen(page)
+        blue = (np.abs(picture - [0x56, 0xB4, 0xE9]) < 60).all(axis=2)
+        orange = (np.abs(picture - [0xE6, 0x9F, 0x00]) < 60).all(axis=2)
+        middle = (slice(HEIGHT // 2 - 3, HEIGHT // 2 + 4), slice(WIDTH // 2 - 3, WIDTH // 2 + 4))
+        assert (blue | orange)[middle].any(), (dy, dx)
 
 
 def test_contrast_and_channels(page, tmp_path) -> None:

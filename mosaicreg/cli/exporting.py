@@ -33,7 +33,7 @@ Examples:
   mosaicreg export out.ome.zarr -o overview.png
   mosaicreg export out.ome.zarr -o detail.png --region 2000,3000,1000,1500
   mosaicreg export out.ome.zarr -o older.ome.zarr --ome-version 0.4
-  mosaicreg export layout.json -o TileConfiguration.txt"""
+  mosaicreg export out.ome.zarr -o TileConfiguration.txt"""
 )
 @click.argument("input", type=PATH)
 @click.option(
@@ -72,7 +72,7 @@ Examples:
 def export(input: Path, output: Path, **options: Any) -> None:
     """Write an archive or a layout in a form that other programs open.
 
-    INPUT is an OME-Zarr archive, or a layout file where a layout is to be written.
+    INPUT is an OME-Zarr archive, or, where a layout is to be written, a layout file.
     """
     from mosaicreg.mosaicfile import SUFFIXES
 
@@ -114,8 +114,13 @@ def _image(input: Path, output: Path, suffix: str, options: dict[str, Any]) -> N
 
 
 def _layout(input: Path, output: Path) -> None:
-    """Write a layout in another form."""
+    """Write a layout, from another form or out of an archive."""
     from mosaicreg.layout import load_layout, save_layout
+    from mosaicreg.reopening import read_archive
 
-    mosaic, layout = load_layout(input, need_tiles=input.suffix.lower() != ".json")
+    if input.is_dir():
+        archive = read_archive(input)
+        mosaic, layout = archive.mosaic, archive.layout
+    else:
+        mosaic, layout = load_layout(input, need_tiles=input.suffix.lower() != ".json")
     save_layout(output, mosaic, layout)

@@ -22,6 +22,7 @@ export function drawOverlay(canvas, tiles, layers, toScreen, zoom, selected) {
     y: zero.y + (tiles.y[k] - tiles.origin.y) * zoom,
     w: Number(tiles.width[k]) * zoom,
     h: Number(tiles.height[k]) * zoom,
+    angle: ((tiles.angle?.[k] ?? 0) * Math.PI) / 180,
   });
   const seen = [];
   for (let k = 0; k < tiles.count; k++) {
@@ -36,8 +37,26 @@ export function drawOverlay(canvas, tiles, layers, toScreen, zoom, selected) {
     const box = place(selected);
     pen.strokeStyle = "#fff";
     pen.lineWidth = 3;
-    pen.strokeRect(box.x, box.y, box.w, box.h);
+    pen.beginPath();
+    outline(pen, box);
+    pen.stroke();
   }
+}
+
+// A tile is turned around its middle: (y, x) of it go to (c y - s x, s y + c x).
+function outline(pen, { x, y, w, h, angle }) {
+  if (!angle) {
+    pen.rect(x, y, Math.max(w, 2), Math.max(h, 2));
+    return;
+  }
+  const [c, s] = [Math.cos(angle), Math.sin(angle)];
+  [[-1, -1], [-1, 1], [1, 1], [1, -1]].forEach(([b, a], k) => {
+    const [dy, dx] = [(b * h) / 2, (a * w) / 2];
+    const corner = [x + w / 2 + s * dy + c * dx, y + h / 2 + c * dy - s * dx];
+    if (k) pen.lineTo(...corner);
+    else pen.moveTo(...corner);
+  });
+  pen.closePath();
 }
 
 function outlines(pen, tiles, seen) {
@@ -46,9 +65,7 @@ function outlines(pen, tiles, seen) {
   COLOURS.forEach((colour, code) => {
     if (small && code === 0) return;
     pen.beginPath();
-    for (const [k, { x, y, w, h }] of seen) {
-      if (tiles.verdict[k] === code) pen.rect(x, y, Math.max(w, 2), Math.max(h, 2));
-    }
+    for (const [k, box] of seen) if (tiles.verdict[k] === code) outline(pen, box);
     pen.strokeStyle = pen.fillStyle = colour;
     if (small) pen.fill();
     else pen.stroke();

@@ -111,6 +111,7 @@ export function showTile(image, tiles, k, select) {
   if (tiles.residual) facts.residual = `${fixed(tiles.residual[k])} px`;
   if (tiles.sigma) facts["standard error"] = `${fixed(tiles.sigma[k], 4)} px`;
   if (tiles.part) facts.part = String(tiles.part[k]);
+  if (tiles.angle?.[k]) facts.turned = `${fixed(tiles.angle[k])}°`;
   if (tiles.stage_y) {
     const [dy, dx] = [tiles.y[k] - tiles.stage_y[k], tiles.x[k] - tiles.stage_x[k]];
     facts["moved from the stage"] = `${fixed(dy, 2)}, ${fixed(dx, 2)} px`;

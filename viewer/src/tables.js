@@ -27,9 +27,7 @@ export async function readTiles(group) {
   const [tiles, pairs] = await Promise.all([readTable(group, "tiles"), readTable(group, "pairs")]);
   if (!tiles) return null;
   const count = tiles.tile.length;
-  // The mosaic's first pixel is the smallest that any tile owns (mosaicreg.geometry.owned_boxes).
-  const lowest = (column) => column.reduce((a, b) => Math.min(a, Math.floor(b + 0.5)), Infinity);
-  const origin = { y: lowest(tiles.y), x: lowest(tiles.x) };
+  const origin = { y: firstPixel(tiles, "y", "height"), x: firstPixel(tiles, "x", "width") };
   const verdict = Uint8Array.from(tiles.verdict, (v) => Math.max(0, VERDICTS.indexOf(v)));
   const byTile = new Map();
   if (pairs) {
@@ -41,6 +39,19 @@ export async function readTiles(group) {
     });
   }
   return { ...tiles, count, origin, verdict, verdicts: tiles.verdict, pairs, byTile };
+}
+
+// The mosaic's first pixel is the smallest that any tile owns (owned_boxes of mosaicreg.geometry,
+// turned_boxes of mosaicreg.turned).
+function firstPixel(tiles, axis, side) {
+  const other = side === "height" ? "width" : "height";
+  return tiles[axis].reduce((least, start, k) => {
+    const angle = ((tiles.angle?.[k] ?? 0) * Math.PI) / 180;
+    if (!angle) return Math.min(least, Math.floor(start + 0.5));
+    const [along, across] = [Number(tiles[side][k]), Number(tiles[other][k])];
+    const half = (Math.abs(Math.cos(angle)) * along + Math.abs(Math.sin(angle)) * across) / 2;
+    return Math.min(least, Math.ceil(start + (along - 1) / 2 - half));
+  }, Infinity);
 }
 
 // Number of the tile under a point (mosaic px) whose centre is nearest, or -1.
