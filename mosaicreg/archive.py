@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import dask.array as da
@@ -26,9 +24,10 @@ from mosaicreg.geometry import Box, as_pair
 from mosaicreg.journal import Journal, digest, short_digest
 from mosaicreg.layout import Layout
 from mosaicreg.mosaic import AXES, Mosaic
+from mosaicreg.objects import AnyPath, seen_from
 from mosaicreg.omezarr import CHUNK, SHARD, Pyramid, Receipt
 from mosaicreg.source import FileSource, stamps_of
-from mosaicreg.store import Folder, Place, Store, open_store
+from mosaicreg.store import Folder, Objects, Place, Store, open_store
 
 CHECKED_TOGETHER = 32
 """Shards whose bytes one task reads and sums up."""
@@ -336,10 +335,11 @@ def store_layout(store: Store, layout: Layout, mosaic: Mosaic | None) -> None:
         omezarr.write_table(store, "stage_matrix", {"y": matrix[:, 0], "x": matrix[:, 1]})
 
 
-def _whereabouts(store: Store, folder: Path) -> dict[str, str]:
+def _whereabouts(store: Store, folder: AnyPath) -> dict[str, str]:
     """Where the paths of tiles start; also as seen from the archive, for both may move together."""
     facts = {"tiles_in": str(folder)}
-    if isinstance(store, Folder):
-        beside = os.path.relpath(folder, store.path.parent.resolve())
-        facts["tiles_beside"] = beside.replace(os.sep, "/")
+    if isinstance(store, Folder | Objects):
+        beside = seen_from(store.path.absolute().parent, folder)
+        if beside is not None:
+            facts["tiles_beside"] = beside
     return facts

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -25,6 +25,7 @@ from typing import Any
 
 from mosaicreg.errors import InputError, MissingExtraError, StoppedError, missing_extra
 from mosaicreg.imagefile import write_atomically
+from mosaicreg.objects import AnyPath
 
 ENVIRONMENT = "distributed.nanny.pre-spawn-environ."
 SETTINGS: Mapping[str, Any] = MappingProxyType(
@@ -343,7 +344,7 @@ def _check_versions(client: Any, tell: Callable[[str], None]) -> None:
         tell("Versions differ, and so may results: " + "; ".join(odd[:5]))
 
 
-def check_shared(folders: list[Path], output: Path | None = None) -> None:
+def check_shared(folders: Sequence[AnyPath], output: AnyPath | None = None) -> None:
     """Make sure that the workers of the current client see the same folders under the same paths.
 
     Asks one worker on each host. Nothing is asked where there is no cluster.
@@ -361,13 +362,16 @@ def check_shared(folders: list[Path], output: Path | None = None) -> None:
     if client is None:
         return
     hosts = {address.rsplit(":", 1)[0]: address for address in client.nthreads()}
-    wanted = [str(f.absolute()) for f in folders]
+    # Object stores look the same from everywhere.
+    wanted = [str(f.absolute()) for f in folders if isinstance(f, Path)]
     mark = None
-    if output is not None:
+    if isinstance(output, Path):
         parent = output.absolute().parent
         mark = parent / f".{output.name}.seen-by-workers"
         write_atomically(mark, b"")
         wanted.append(str(mark))
+    if not wanted:
+        return
     try:
         seen = client.run(_exist, wanted, workers=list(hosts.values()))
     finally:

@@ -7,10 +7,12 @@ JPEG 2000, ``.npy``, zarr arrays and OME-Zarr images (their finest level).
 
 from __future__ import annotations
 
+import io
 import os
 import struct
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -23,6 +25,7 @@ from numpy.typing import NDArray
 from mosaicreg.errors import ImageError
 from mosaicreg.geometry import Box
 from mosaicreg.jpeg2000 import decode_jp2, jp2_shape
+from mosaicreg.objects import AnyPath, ObjectPath
 from mosaicreg.tiffwindow import page_window, segment_shape
 
 TIFF = (".tif", ".tiff")
@@ -88,14 +91,14 @@ class Header:
         return self.shape[-2], self.shape[-1]
 
 
-def is_image(path: Path) -> bool:
+def is_image(path: AnyPath) -> bool:
     """True where the name, or a zarr folder's content, says that this is an image."""
     if path.suffix.lower() in SUFFIXES:
         return True
     return path.is_dir() and any((path / name).is_file() for name in ("zarr.json", ".zarray"))
 
 
-def read_header(path: Path, any_type: bool = False) -> Header:
+def read_header(path: AnyPath, any_type: bool = False) -> Header:
     """What the file says about its image; no pixel is read.
 
     Args:
@@ -116,7 +119,7 @@ def read_header(path: Path, any_type: bool = False) -> Header:
     return header
 
 
-def read_image(path: Path, box: Box | None = None, lead: Lead | None = None) -> NDArray[Any]:
+def read_image(path: AnyPath, box: Box | None = None, lead: Lead | None = None) -> NDArray[Any]:
     """Pixels as (leading axes..., y, x) in native byte order.
 
     Args:
@@ -140,7 +143,7 @@ def read_image(path: Path, box: Box | None = None, lead: Lead | None = None) -> 
     return native
 
 
-def is_bilevel(path: Path) -> bool:
+def is_bilevel(path: AnyPath) -> bool:
     """Whether this is a grey PNG of one bit per pixel (they decode to 0 and 255)."""
     if path.suffix.lower() != ".png":
         return False
@@ -148,7 +151,7 @@ def is_bilevel(path: Path) -> bool:
         return file.read(26)[24:26] == b"\x01\x00"
 
 
-def native_block(path: Path) -> tuple[int | None, int | None]:
+def native_block(path: AnyPath) -> tuple[int | None, int | None]:
     """(height, width) of the smallest part of an image that can be read alone.
 
     1 where any pixel can; None where all rows or columns come together.
@@ -165,8 +168,11 @@ def native_block(path: Path) -> tuple[int | None, int | None]:
     return int(height), int(width)
 
 
-def write_atomically(path: Path, content: bytes | memoryview) -> None:
+def write_atomically(path: AnyPath, content: bytes | memoryview) -> None:
     """Write a file so that it is either the old one or the complete new one."""
+    if isinstance(path, ObjectPath):
+        path.write_bytes(content)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -199,7 +205,7 @@ def write_tiff(path: Path, image: NDArray[Any], **options: Any) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _guarded(path: Path, action: Callable[[Path], Any]) -> Any:
+def _guarded(path: AnyPath, action: Callable[[AnyPath], Any]) -> Any:
     """Run ``action(path)``; whatever a decoder throws becomes an error that names the file."""
     try:
         return action(path)
@@ -210,11 +216,11 @@ def _guarded(path: Path, action: Callable[[Path], Any]) -> Any:
     except PermissionError:
         raise ImageError(f"{path}: no permission to read it") from None
     except Exception as error:
-        reason = str(error).strip() or type(error).__name__
+        reason = str(error).partition("\n\nDebug source")[0].strip() or type(error).__name__
         raise ImageError(f"{path}: unreadable ({reason})") from error
 
 
-def _header_reader(path: Path) -> Callable[[Path], Header]:
+def _header_reader(path: AnyPath) -> Callable[[AnyPath], Header]:
     suffix = path.suffix.lower()
     if suffix in TIFF:
         return _tiff_header
@@ -231,7 +237,7 @@ def _header_reader(path: Path) -> Callable[[Path], Header]:
 # --- PNG, JPEG, npy: one plane or samples last ---------------------------------------------------
 
 
-def _samples(shape: tuple[int, ...], dtype: Any, path: Path) -> Header:
+def _samples(shape: tuple[int, ...], dtype: Any, path: AnyPath) -> Header:
     dtype = np.dtype(dtype).newbyteorder("=")
     if len(shape) == 2:
         return Header("yx", shape, dtype)
@@ -241,7 +247,7 @@ def _samples(shape: tuple[int, ...], dtype: Any, path: Path) -> Header:
     raise ImageError(f"{path}: an image of shape {shape} is not (height, width[, samples])")
 
 
-def _png_header(path: Path) -> Header:
+def _png_header(path: AnyPath) -> Header:
     with path.open("rb") as file:
         start = file.read(26)
         file.seek(max(0, path.stat().st_size - 12))
@@ -258,43 +264,66 @@ def _png_header(path: Path) -> Header:
     return _samples(shape, dtype, path)
 
 
-def _decode_png(path: Path) -> NDArray[Any]:
+def _decode_png(path: AnyPath) -> NDArray[Any]:
     import imagecodecs
 
     image: NDArray[Any] = imagecodecs.png_decode(path.read_bytes())
     return image
 
 
-def _jpeg_header(path: Path) -> Header:
+def _jpeg_header(path: AnyPath) -> Header:
     from PIL import Image
 
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - 4096))
         if b"\xff\xd9" not in file.read():
             raise ImageError(f"{path}: cut short, the end of the JPEG is missing")
-    with Image.open(path) as image:
+    with path.open("rb") as file, Image.open(file) as image:
         samples = len(image.getbands())
         shape = (image.height, image.width)
     return _samples(shape if samples == 1 else (*shape, samples), np.uint8, path)
 
 
-def _decode_jpeg(path: Path) -> NDArray[Any]:
+def _decode_jpeg(path: AnyPath) -> NDArray[Any]:
     import imagecodecs
 
     image: NDArray[Any] = imagecodecs.jpeg_decode(path.read_bytes())
     return image
 
 
-def _open_npy(path: Path) -> NDArray[Any]:
-    image: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+def _open_npy(path: AnyPath) -> NDArray[Any]:
+    image: NDArray[Any]
+    if isinstance(path, ObjectPath):
+        image = np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
+    else:
+        image = np.load(path, mmap_mode="r", allow_pickle=False)
     return image
 
 
-def _npy_header(path: Path) -> Header:
-    image = _open_npy(path)
-    if image.ndim == 3 and not _samples_last(image.shape):
-        return Header("cyx", image.shape, image.dtype.newbyteorder("="))
-    return _samples(image.shape, image.dtype, path)
+def _npy_header(path: AnyPath) -> Header:
+    shape, dtype = _npy_kind(path) if isinstance(path, ObjectPath) else _array_kind(_open_npy(path))
+    if len(shape) == 3 and not _samples_last(shape):
+        return Header("cyx", shape, dtype.newbyteorder("="))
+    return _samples(shape, dtype, path)
+
+
+def _array_kind(image: NDArray[Any]) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    return image.shape, image.dtype
+
+
+def _npy_kind(path: ObjectPath) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and type from the first bytes; the size must be that of the array."""
+    with path.open("rb") as file:
+        version = np.lib.format.read_magic(file)
+        reader = {(1, 0): np.lib.format.read_array_header_1_0}.get(
+            version, np.lib.format.read_array_header_2_0
+        )
+        shape, _, dtype = reader(file)
+        end = file.tell() + prod(shape) * dtype.itemsize
+    size = path.stat().st_size
+    if size < end:
+        raise ImageError(f"{path}: cut short, {size} bytes where its pixels end at {end}")
+    return shape, dtype
 
 
 def _samples_last(shape: tuple[int, ...]) -> bool:
@@ -303,11 +332,11 @@ def _samples_last(shape: tuple[int, ...]) -> bool:
 
 
 def _read_whole(
-    decode: Callable[[Path], NDArray[Any]],
-) -> Callable[[Path, Box | None, Lead | None], NDArray[Any]]:
+    decode: Callable[[AnyPath], NDArray[Any]],
+) -> Callable[[AnyPath, Box | None, Lead | None], NDArray[Any]]:
     """A reader from a decoder that only knows whole images, samples last."""
 
-    def read(path: Path, box: Box | None, lead: Lead | None) -> NDArray[Any]:
+    def read(path: AnyPath, box: Box | None, lead: Lead | None) -> NDArray[Any]:
         image = decode(path)
         if _samples_last(image.shape):
             image = np.moveaxis(image, 2, 0)
@@ -325,7 +354,7 @@ def _cut(image: NDArray[Any], box: Box | None, lead: Lead | None) -> NDArray[Any
 # --- TIFF ----------------------------------------------------------------------------------------
 
 
-def _canonical(axes: str, shape: tuple[int, ...], path: Path) -> tuple[str, str]:
+def _canonical(axes: str, shape: tuple[int, ...], path: AnyPath) -> tuple[str, str]:
     """Axis letters of a file as ours (same order), and our canonical order of them."""
     letters = axes.lower().replace("s", "c")
     unknown = [a for a in letters if a not in "tczyx"]
@@ -338,10 +367,21 @@ def _canonical(axes: str, shape: tuple[int, ...], path: Path) -> tuple[str, str]
     return letters, "".join(a for a in "tczyx" if a in letters)
 
 
-def _tiff_header(path: Path) -> Header:
+@contextmanager
+def _opened_tiff(path: AnyPath) -> Iterator[Any]:
+    """A `tifffile.TiffFile`; of an object, only the parts are fetched that are looked at."""
     import tifffile
 
-    with tifffile.TiffFile(path) as tiff:
+    if isinstance(path, ObjectPath):
+        with path.open("rb") as file, tifffile.TiffFile(file, name=path.name) as tiff:
+            yield tiff
+    else:
+        with tifffile.TiffFile(path) as tiff:
+            yield tiff
+
+
+def _tiff_header(path: AnyPath) -> Header:
+    with _opened_tiff(path) as tiff:
         series = tiff.series[0]
         letters, order = _canonical(series.axes, series.shape, path)
         shape = tuple(series.shape[letters.index(a)] for a in order)
@@ -372,10 +412,8 @@ def _tiff_header(path: Path) -> Header:
         )
 
 
-def _tiff_block(path: Path) -> tuple[int | None, int | None]:
-    import tifffile
-
-    with tifffile.TiffFile(path) as tiff:
+def _tiff_block(path: AnyPath) -> tuple[int | None, int | None]:
+    with _opened_tiff(path) as tiff:
         series = tiff.series[0]
         if series.dataoffset is not None:
             return 1, 1
@@ -386,7 +424,7 @@ def _tiff_block(path: Path) -> tuple[int | None, int | None]:
         return height, None if width == page.keyframe.imagewidth else width
 
 
-def _ome_facts(xml: str | None, path: Path) -> tuple[Pair | None, Pair | None, tuple[str, ...]]:
+def _ome_facts(xml: str | None, path: AnyPath) -> tuple[Pair | None, Pair | None, tuple[str, ...]]:
     """Pixel size and position in micrometre and channel names of the first image of an OME-XML."""
     root = ElementTree.fromstring(xml or "<OME/>")
     namespace = root.tag[: root.tag.index("}") + 1] if "}" in root.tag else ""
@@ -402,7 +440,7 @@ def _ome_facts(xml: str | None, path: Path) -> tuple[Pair | None, Pair | None, t
     return size, position, channels
 
 
-def _lengths(element: Any, name: str, path: Path) -> Pair | None:
+def _lengths(element: Any, name: str, path: AnyPath) -> Pair | None:
     """Attributes ``nameY`` and ``nameX`` in micrometre, or None where one is not given."""
     values = []
     for axis in "YX":
@@ -417,16 +455,20 @@ def _lengths(element: Any, name: str, path: Path) -> Pair | None:
     return values[0], values[1]
 
 
-def _read_tiff(path: Path, box: Box | None, lead: Lead | None) -> NDArray[Any]:
-    import tifffile
-
-    with tifffile.TiffFile(path) as tiff:
+def _read_tiff(path: AnyPath, box: Box | None, lead: Lead | None) -> NDArray[Any]:
+    with _opened_tiff(path) as tiff:
         series = tiff.series[0]
         letters, order = _canonical(series.axes, series.shape, path)
         back = [letters.index(a) for a in order]
         if series.dataoffset is not None:
             # Uncompressed and contiguous: the file is the array, and only what is cut is read.
             dtype = series.dtype.newbyteorder(tiff.byteorder)
+            if isinstance(path, ObjectPath):
+                rows = (box.y0, box.y1) if box is not None and letters[0] == "y" else None
+                image = path.read_array(series.dataoffset, dtype, series.shape, rows)
+                if box is not None and rows is not None:
+                    box = box.shifted(-box.y0, 0)
+                return _cut(image.transpose(back), box, lead)
             mapped = np.memmap(path, dtype, "r", series.dataoffset, series.shape)
             return _cut(mapped.transpose(back), box, lead)
         pages = series.pages
@@ -444,11 +486,12 @@ def _read_tiff(path: Path, box: Box | None, lead: Lead | None) -> NDArray[Any]:
 # --- zarr and OME-Zarr ---------------------------------------------------------------------------
 
 
-def zarr_level0(path: Path) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+def zarr_level0(path: AnyPath) -> tuple[Any, dict[str, Any], dict[str, Any]]:
     """The array, its OME axes and transformations ({} for a plain array), and the channel facts."""
     import zarr
 
-    node = zarr.open(str(path), mode="r")
+    place = path.zarr(read_only=True) if isinstance(path, ObjectPath) else str(path)
+    node = zarr.open(place, mode="r")
     if isinstance(node, zarr.Array):
         return node, {}, {}
     attributes: dict[str, Any] = dict(node.attrs)
@@ -460,7 +503,7 @@ def zarr_level0(path: Path) -> tuple[Any, dict[str, Any], dict[str, Any]]:
     return array, scales, attributes.get("omero", {})
 
 
-def _zarr_axes(array: Any, scales: dict[str, Any], path: Path) -> str:
+def _zarr_axes(array: Any, scales: dict[str, Any], path: AnyPath) -> str:
     names = getattr(array.metadata, "dimension_names", None)
     if scales:
         names = [axis["name"] for axis in scales["axes"]]
@@ -474,7 +517,7 @@ def _zarr_axes(array: Any, scales: dict[str, Any], path: Path) -> str:
     return order
 
 
-def _zarr_header(path: Path) -> Header:
+def _zarr_header(path: AnyPath) -> Header:
     array, scales, omero = zarr_level0(path)
     axes = _zarr_axes(array, scales, path)
     pixel_size = position = None
@@ -500,7 +543,7 @@ def _zarr_header(path: Path) -> Header:
     )
 
 
-def _read_zarr(path: Path, box: Box | None, lead: Lead | None) -> NDArray[Any]:
+def _read_zarr(path: AnyPath, box: Box | None, lead: Lead | None) -> NDArray[Any]:
     array, _scales, _ = zarr_level0(path)
     extra = array.ndim - 2
     index: list[slice] = list(lead) if lead is not None and extra else [slice(None)] * extra

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,11 +11,13 @@ from mosaicreg.errors import InputError
 from mosaicreg.layout import load_layout
 from mosaicreg.mosaic import Mosaic
 from mosaicreg.mosaicfile import SUFFIXES, read_positions
+from mosaicreg.objects import AnyPath
 from mosaicreg.omezarr import read_facts, read_table
 from mosaicreg.opening import open_mosaic
+from mosaicreg.store import open_store
 
 
-def describe(path: Path) -> dict[str, Any]:
+def describe(path: AnyPath) -> dict[str, Any]:
     """Facts about a path, as JSON knows them.
 
     Raises:
@@ -51,7 +52,7 @@ def _mosaic_facts(mosaic: Mosaic) -> dict[str, Any]:
     }
 
 
-def _layout_facts(path: Path) -> dict[str, Any]:
+def _layout_facts(path: AnyPath) -> dict[str, Any]:
     table = read_positions(path)
     facts: dict[str, Any] = {
         "what": "layout" if "verdict" in table.columns else "positions",
@@ -76,10 +77,10 @@ def _layout_facts(path: Path) -> dict[str, Any]:
     return facts
 
 
-def _archive_facts(path: Path) -> dict[str, Any]:
+def _archive_facts(path: AnyPath) -> dict[str, Any]:
     import zarr
 
-    root = zarr.open_group(str(path), mode="r")
+    root = zarr.open_group(open_store(path).zarr(read_only=True), mode="r")
     levels: list[Any] = [root[key] for key in sorted(root.array_keys(), key=int)]
     finest = levels[0]
     ome: Any = root.attrs["ome"]

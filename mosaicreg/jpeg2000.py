@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import struct
 from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mosaicreg.errors import ImageError, InputError
+from mosaicreg.objects import AnyPath
 
 SUFFIX = ".jp2"
 _SEARCHED = 4096
 """The image header box comes right after the signature; no file puts this much before it."""
 
 
-def jp2_shape(path: Path) -> tuple[tuple[int, ...], np.dtype[Any]]:
+def jp2_shape(path: AnyPath) -> tuple[tuple[int, ...], np.dtype[Any]]:
     """(height, width[, samples]) and type of the pixels; nothing is decoded."""
     with path.open("rb") as file:
         start = file.read(_SEARCHED)
@@ -31,7 +31,7 @@ def jp2_shape(path: Path) -> tuple[tuple[int, ...], np.dtype[Any]]:
     return shape, np.dtype(np.uint8 if depth < 8 else np.uint16)
 
 
-def decode_jp2(path: Path) -> NDArray[Any]:
+def decode_jp2(path: AnyPath) -> NDArray[Any]:
     """The pixels as (y, x) or (y, x, samples)."""
     import imagecodecs
 

@@ -8,11 +8,9 @@ the part's place as a whole, so parts lie to each other as the stage says. How i
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +22,7 @@ from mosaicreg.geometry import FloatArray, IntArray, bounding_box, owned_boxes
 from mosaicreg.journal import Journal, pack, unpack
 from mosaicreg.mosaic import Mosaic, as_names
 from mosaicreg.mosaicfile import PositionTable, plain, read_positions, write_positions
+from mosaicreg.objects import AnyPath, seen_from
 from mosaicreg.opening import PATH_COLUMN, open_mosaic
 from mosaicreg.pairs import Pairs
 from mosaicreg.solving import (
@@ -352,7 +351,7 @@ def _verdicts(
 
 
 def save_layout(
-    path: Path, mosaic: Mosaic, layout: Layout, provenance: Mapping[str, Any] | None = None
+    path: AnyPath, mosaic: Mosaic, layout: Layout, provenance: Mapping[str, Any] | None = None
 ) -> None:
     """Write a layout as ``.csv``, TileConfiguration ``.txt``, ``.mosaic`` or ``.json``.
 
@@ -378,13 +377,13 @@ def save_layout(
     write_positions(path, table, layout.shapes)
 
 
-def check_turned(path: Path) -> None:
+def check_turned(path: AnyPath) -> None:
     """Raise InputError where a layout file of this name cannot say how tiles are turned."""
     if path.suffix.lower() not in (".csv", ".json"):
         raise InputError(f"{path}: only .csv and .json layouts say how tiles are turned")
 
 
-def load_layout(path: Path, need_tiles: bool = True) -> tuple[Mosaic, Layout]:
+def load_layout(path: AnyPath, need_tiles: bool = True) -> tuple[Mosaic, Layout]:
     """The tiles that a layout file names, at its positions, and the layout itself.
 
     Args:
@@ -413,7 +412,7 @@ def load_layout(path: Path, need_tiles: bool = True) -> tuple[Mosaic, Layout]:
     return mosaic, layout
 
 
-def _without_tiles(path: Path, table: PositionTable) -> Mosaic:
+def _without_tiles(path: AnyPath, table: PositionTable) -> Mosaic:
     """The mosaic of a layout that holds all about its tiles but their pixels."""
     if not {"height", "width"} <= set(table.columns):
         raise InputError(f"{path} does not say how large tiles are; a .json layout does")
@@ -428,12 +427,12 @@ def _without_tiles(path: Path, table: PositionTable) -> Mosaic:
     )
 
 
-def _files_from(folder: Path, mosaic: Mosaic) -> list[str]:
+def _files_from(folder: AnyPath, mosaic: Mosaic) -> list[str]:
     """Paths of the tiles' files as seen from ``folder``, with forward slashes; [] for no files."""
     source = mosaic.source
     if not isinstance(source, FileSource):
         return []
-    base = os.path.relpath(source.folder.resolve(), folder.resolve()).replace(os.sep, "/")
+    base = seen_from(folder, source.folder) or str(source.folder.absolute())
     prefix = "" if base == "." else base + "/"
     return [prefix + str(p) for p in source.paths]
 

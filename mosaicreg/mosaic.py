@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from scipy.spatial import cKDTree
 
 from mosaicreg.errors import InputError
 from mosaicreg.geometry import FloatArray, IntArray, bounding_box, owned_boxes
+from mosaicreg.objects import AnyPath
 from mosaicreg.source import ArraySource, FileSource, Names, TileSource
 from mosaicreg.tables import table_html
 
@@ -129,7 +129,7 @@ class Mosaic:
         return pixels * int(np.prod(self.leading, dtype=np.int64)) * self.dtype.itemsize
 
     @property
-    def some_files(self) -> list[Path]:
+    def some_files(self) -> list[AnyPath]:
         """The first and the last tile's file; [] where tiles are not files."""
         if not isinstance(self.source, FileSource):
             return []
@@ -155,7 +155,7 @@ class Mosaic:
         """
         return neighbour_pairs(self.positions, self.shapes)
 
-    def reads_from(self, folder: Path) -> bool:
+    def reads_from(self, folder: AnyPath) -> bool:
         """Whether a tile's file is ``folder`` itself or lies in it."""
         return isinstance(self.source, FileSource) and self.source.lies_in(folder)
 

@@ -12,7 +12,6 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 from mosaicreg.errors import InputError
 from mosaicreg.geometry import FloatArray
 from mosaicreg.imagefile import write_atomically
+from mosaicreg.objects import AnyPath
 
 SUFFIXES = (".csv", ".txt", ".mosaic", ".json")
 MAX_BYTES = 2 << 30
@@ -51,7 +51,7 @@ class PositionTable:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-def read_positions(path: Path) -> PositionTable:
+def read_positions(path: AnyPath) -> PositionTable:
     """Read a position file, its format told by its ending.
 
     Raises:
@@ -84,7 +84,7 @@ def read_positions(path: Path) -> PositionTable:
     return table
 
 
-def write_positions(path: Path, table: PositionTable, shapes: NDArray[Any]) -> None:
+def write_positions(path: AnyPath, table: PositionTable, shapes: NDArray[Any]) -> None:
     """Write a position file, its format told by its ending; floats keep their full precision.
 
     Args:
@@ -103,7 +103,7 @@ def write_positions(path: Path, table: PositionTable, shapes: NDArray[Any]) -> N
     write_atomically(path, writers[path.suffix.lower()]().encode())
 
 
-def check_suffix(path: Path) -> None:
+def check_suffix(path: AnyPath) -> None:
     """Raise InputError where `write_positions` could not write a file of this name."""
     if path.suffix.lower() not in SUFFIXES:
         raise InputError(f"{path}: a layout file ends in one of {', '.join(SUFFIXES)}")

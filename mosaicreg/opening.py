@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import glob
+import posixpath
 import re
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,10 +20,11 @@ from mosaicreg.imagefile import Header, is_image, read_header
 from mosaicreg.mosaic import Mosaic, as_names
 from mosaicreg.mosaicfile import SUFFIXES as POSITION_SUFFIXES
 from mosaicreg.mosaicfile import PositionTable, read_positions
+from mosaicreg.objects import AnyPath, ObjectPath, as_path, parents_of
 from mosaicreg.source import FileSource
 
-HEADER_THREADS = 8
-"""Headers are tiny reads that mostly wait, on a network disk above all."""
+HEADER_THREADS, OBJECT_THREADS = 8, 32
+"""Headers are tiny reads that mostly wait: on a network disk, and for an object store above all."""
 FOUND_FILES = ("positions.csv", "TileConfiguration.txt", "layout.csv", "layout.json")
 """Position files that are taken from a folder of tiles, the first of these; else a ``.mosaic``."""
 PATH_COLUMN = "path"
@@ -39,16 +42,16 @@ NAME_PATTERNS = (
 class _Found:
     """Image files and, where a position file names them, their positions, row by row."""
 
-    folder: Path
+    folder: AnyPath
     files: list[str]
     table: PositionTable | None = None
     origin: str = ""
 
 
 def open_mosaic(
-    path: str | Path,
+    path: str | AnyPath,
     *,
-    positions: str | Path | None = None,
+    positions: str | AnyPath | None = None,
     pattern: str | None = None,
     overlap: float | tuple[float, float] | None = None,
     pixel_size: float | None = None,
@@ -72,7 +75,7 @@ def open_mosaic(
         InputError: all problems found, together: unreadable or truncated files, mixed types or
             channels, duplicate names, tiles without a position and positions without a tile.
     """
-    path = Path(path)
+    path = as_path(path)
     errors: list[InputError] = []
     if positions is not None and pattern is not None:
         raise InputError("positions come from a file or from a pattern, not from both")
@@ -84,7 +87,7 @@ def open_mosaic(
         found = _listed(path)
         if pattern is None:
             with gathered_into(errors):
-                found = _matched(found, Path(positions) if positions else _position_file(found))
+                found = _matched(found, as_path(positions) if positions else _position_file(found))
     found, headers, skipped = _read_headers(found, skip_bad_tiles, errors)
     with gathered_into(errors):
         _check_alike(found.files, headers)
@@ -124,7 +127,7 @@ def open_mosaic(
 # --- which files ---------------------------------------------------------------------------------
 
 
-def _listed(path: Path) -> _Found:
+def _listed(path: AnyPath) -> _Found:
     """The images that a folder, a glob or one image's path stands for."""
     if path.is_dir() and not (is_image(path) and _is_one_image(path)):
         files = sorted(
@@ -139,17 +142,27 @@ def _listed(path: Path) -> _Found:
         return _Found(path.parent, [path.name])
     if not glob.has_magic(str(path)):
         raise InputError(f"{path}: there is no such file or folder")
-    matches = [Path(p) for p in sorted(glob.glob(str(path), recursive=True))]  # noqa: PTH207
-    images = [p for p in matches if is_image(p) and not _is_our_archive(p)]
+    images = [p for p in _matches(path) if is_image(p) and not _is_our_archive(p)]
     if not images:
         raise InputError(f"{path}: no image matches")
-    folder = images[0].parent
+    folder: Any = images[0].parent
     while not all(folder in p.parents for p in images):
         folder = folder.parent
     return _Found(folder, [str(p.relative_to(folder)) for p in images])
 
 
-def _is_one_image(path: Path) -> bool:
+def _matches(path: AnyPath) -> Sequence[Any]:
+    """Everything that a glob matches, sorted."""
+    if isinstance(path, Path):
+        found = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207
+        return [Path(p) for p in found]
+    parts = path.key.split("/")
+    first = next(k for k, part in enumerate(parts) if glob.has_magic(part))
+    folder = ObjectPath(path.bucket, "/".join(parts[:first]))
+    return sorted(folder.glob("/".join(parts[first:])), key=str)
+
+
+def _is_one_image(path: AnyPath) -> bool:
     """Whether a zarr folder is an image itself, not a group whose members are."""
     try:
         read_header(path)
@@ -158,34 +171,64 @@ def _is_one_image(path: Path) -> bool:
     return True
 
 
-def _is_our_archive(path: Path) -> bool:
+def _is_our_archive(path: AnyPath) -> bool:
     """A mosaic that was written among its own tiles is not a tile."""
     return path.is_dir() and (path / "mosaicreg").is_dir()
 
 
-def _named_by(path: Path) -> _Found:
+def _named_by(path: AnyPath) -> _Found:
     """The images that a position file names, looked for beside it and in ``tiles`` beside it."""
     table = read_positions(path)
     entries = [str(e) for e in table.columns.get(PATH_COLUMN, table.names)]
-    places = [path.parent, path.parent / "tiles"]
-    folder = next((p for p in places if all((p / e).exists() for e in entries)), None)
-    if folder is None:
-        folder = max(places, key=lambda p: sum((p / e).exists() for e in entries))
-        missing = [e for e in entries if not (folder / e).exists()]
+    home, entries = _home(path, entries)
+    places = [home, home / "tiles"]
+    missing = [_missing(place, entries) for place in places]
+    folder, missing_there = min(zip(places, missing, strict=True), key=lambda pair: len(pair[1]))
+    if missing_there:
         raise InputError(
-            f"{path} names {len(missing)} of {len(entries)} tiles that are not in {folder}",
-            (f"{e}: there is no such file" for e in missing),
+            f"{path} names {len(missing_there)} of {len(entries)} tiles that are not in {folder}",
+            (f"{e}: there is no such file" for e in missing_there),
         )
     _check_unique(entries, path)
     return _Found(folder, entries, table, f"from {path.name}")
 
 
-def _position_file(found: _Found) -> Path | None:
+def _home(path: AnyPath, entries: list[str]) -> tuple[AnyPath, list[str]]:
+    """The folder that the entries of a position file start from, and the entries from there.
+
+    A file and its tiles may lie on different disks or stores: its entries are whole paths then.
+    """
+    if entries and all("://" in e for e in entries):
+        whole = [ObjectPath.parse(e) for e in entries]
+        if len({w.bucket for w in whole}) > 1:
+            raise InputError(f"{path}: its tiles lie in several buckets; they must share one")
+        return ObjectPath(whole[0].bucket), [w.key for w in whole]
+    if isinstance(path, ObjectPath) and entries and all(e.startswith("/") for e in entries):
+        return Path("/"), [e[1:] for e in entries]
+    return path.parent, entries
+
+
+def _missing(folder: AnyPath, entries: list[str]) -> list[str]:
+    """The entries that are not there; of an object store by one listing, not one look at each."""
+    if isinstance(folder, Path):
+        return [e for e in entries if not (folder / e).exists()]
+    wanted = {e: (folder / e).key for e in entries}
+    top = posixpath.commonpath([f"/{key}" for key in wanted.values()])[1:]
+    parent = ObjectPath(folder.bucket, top if len(wanted) > 1 else posixpath.dirname(top))
+    prefix = f"{parent.key}/" if parent.key else ""
+    there: set[str] = set()
+    for key in parent.walk_keys():
+        there.add(prefix + key)
+        there |= parents_of(prefix + key)
+    return [e for e, key in wanted.items() if key not in there]
+
+
+def _position_file(found: _Found) -> AnyPath | None:
     """The position file that lies with the tiles, if any."""
     for name in FOUND_FILES:
         if (found.folder / name).is_file() and len(found.files) > 1:
             return found.folder / name
-    mosaics = sorted(found.folder.glob("*.mosaic"))
+    mosaics: list[Any] = sorted(found.folder.glob("*.mosaic"), key=str)
     if len(mosaics) > 1:
         raise InputError(
             f"{found.folder} holds several .mosaic files; say which with --positions",
@@ -194,7 +237,7 @@ def _position_file(found: _Found) -> Path | None:
     return mosaics[0] if mosaics and len(found.files) > 1 else None
 
 
-def _matched(found: _Found, path: Path | None) -> _Found:
+def _matched(found: _Found, path: AnyPath | None) -> _Found:
     """Files with the positions that the file at ``path`` gives them; both must name the same."""
     if path is None:
         return found
@@ -223,7 +266,7 @@ def _matched(found: _Found, path: Path | None) -> _Found:
     return replace(found, table=matched, origin=f"from {path.name}")
 
 
-def _check_unique(names: Sequence[str], path: Path) -> None:
+def _check_unique(names: Sequence[str], path: AnyPath) -> None:
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise InputError(f"{path} names tiles twice", twice)
@@ -252,7 +295,8 @@ def _read_headers(
         except ImageError as error:
             return error
 
-    with ThreadPoolExecutor(HEADER_THREADS) as pool:
+    threads = OBJECT_THREADS if isinstance(found.folder, ObjectPath) else HEADER_THREADS
+    with ThreadPoolExecutor(threads) as pool:
         results = list(pool.map(attempt, found.files))
     headers = [r for r in results if isinstance(r, Header)]
     problems = tuple(str(r) for r in results if isinstance(r, ImageError))

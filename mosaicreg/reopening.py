@@ -6,7 +6,6 @@ Reads tables and metadata, no pixels.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,11 +14,12 @@ from mosaicreg.errors import InputError
 from mosaicreg.geometry import Box, bounding_box, owned_boxes
 from mosaicreg.layout import Layout, layout_from_columns
 from mosaicreg.mosaic import Mosaic, as_names
+from mosaicreg.objects import AnyPath, as_path
 from mosaicreg.omezarr import read_facts, read_table
 from mosaicreg.opening import PATH_COLUMN
 from mosaicreg.pairs import Pairs
 from mosaicreg.source import FileSource
-from mosaicreg.store import Folder, Place, Store, open_store
+from mosaicreg.store import Folder, Objects, Place, Store, open_store
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,11 +86,11 @@ def read_archive(place: Place) -> Archive:
     return Archive(store, levels, mosaic, layout, facts, ome)
 
 
-def _tiles_folder(store: Store, facts: dict[str, Any], first: str) -> Path:
+def _tiles_folder(store: Store, facts: dict[str, Any], first: str) -> AnyPath:
     """Where the tiles lie: where they lay, or still beside the archive if both have moved."""
-    places = [Path(facts.get("tiles_in") or ".")]
+    places = [as_path(facts.get("tiles_in") or ".")]
     beside = facts.pop("tiles_beside", None)
-    if beside is not None and isinstance(store, Folder):
+    if beside is not None and isinstance(store, Folder | Objects):
         places.insert(0, store.path.resolve().parent / beside)
     return next((p for p in places if (p / first).exists()), places[-1])
 

@@ -21,6 +21,7 @@ from mosaicreg.errors import ImageError
 from mosaicreg.geometry import Box, IntArray
 from mosaicreg.imagefile import read_image
 from mosaicreg.journal import short_digest
+from mosaicreg.objects import AnyPath, ObjectPath
 
 STAT_THREADS = 8
 """Looking at a file's size and time mostly waits, on a network disk above all."""
@@ -118,7 +119,7 @@ class FileSource:
         paths: (n,) paths, a column of text.
     """
 
-    folder: Path
+    folder: AnyPath
     paths: Names
     dtype: np.dtype[Any]
     leading: tuple[int, ...]
@@ -127,7 +128,7 @@ class FileSource:
     def __len__(self) -> int:
         return len(self.paths)
 
-    def path(self, tile: int) -> Path:
+    def path(self, tile: int) -> AnyPath:
         """The file of one tile."""
         return self.folder / str(self.paths[tile])
 
@@ -164,9 +165,12 @@ class FileSource:
         with ThreadPoolExecutor(STAT_THREADS) as pool:
             return np.fromiter(pool.map(stamp, range(len(self))), np.uint64, len(self))
 
-    def lies_in(self, folder: Path) -> bool:
+    def lies_in(self, folder: AnyPath) -> bool:
         """Whether a tile is ``folder`` itself or lies somewhere in it."""
-        place, own = folder.resolve(), self.folder.resolve()
+        place: Any = folder.resolve()
+        own: Any = self.folder.resolve()
+        if type(place) is not type(own):
+            return False
         if place == own or place in own.parents:
             return True
         if own not in place.parents:
@@ -180,8 +184,13 @@ class FileSource:
         return replace(self, paths=self.paths[tiles])
 
 
-def _looks(path: Path) -> list[tuple[str, int, int]]:
-    """Name, size and time of a file, or of all files of a folder (a zarr image)."""
+def _looks(path: AnyPath) -> list[tuple[str, int, int]] | list[tuple[str, int, str]]:
+    """Name, size and time of a file, or of all files of a folder (a zarr image).
+
+    Of objects, the store's tag of the content in place of the time.
+    """
+    if isinstance(path, ObjectPath):
+        return path.looks()
     about = path.stat()
     if not path.is_dir():
         return [("", about.st_size, about.st_mtime_ns)]

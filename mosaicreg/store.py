@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from mosaicreg.errors import StorageError
 from mosaicreg.imagefile import write_atomically
+from mosaicreg.objects import ObjectPath, as_path
 
 
 class Store(Protocol):
@@ -56,7 +57,7 @@ class Store(Protocol):
         """Remove all objects below ``prefix``."""
 
 
-Place = str | Path | Store
+Place = str | Path | ObjectPath | Store
 """What `open_store` takes."""
 
 
@@ -130,8 +131,64 @@ class Folder:
             shutil.rmtree(path)
 
 
+@dataclass(frozen=True)
+class Objects:
+    """All objects under a prefix of an object store."""
+
+    path: ObjectPath
+
+    @property
+    def name(self) -> str:
+        """The last part of the prefix."""
+        return self.path.name
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def zarr(self, read_only: bool = False) -> Any:
+        """A `zarr.storage.ObjectStore`."""
+        return self.path.zarr(read_only)
+
+    def exists(self) -> bool:
+        """Whether there is any object."""
+        return self.path.exists()
+
+    def read(self, key: str) -> bytes | None:
+        """The content of an object, or None."""
+        try:
+            return (self.path / key).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def write(self, key: str, content: bytes | memoryview) -> None:
+        """Put an object: the store shows the old one or the whole new one."""
+        path = self.path / key
+        try:
+            path.write_bytes(content)
+        except path.failures() as error:
+            reason = str(error).partition("\n\nDebug source")[0]
+            raise StorageError(f"{path} cannot be written: {reason}") from error
+
+    def remove(self, key: str) -> None:
+        """Remove an object."""
+        (self.path / key).unlink(missing_ok=True)
+
+    def keys(self, prefix: str) -> Iterator[str]:
+        """Keys of all objects below ``prefix``."""
+        yield from (f"{prefix}/{key}" for key in (self.path / prefix).walk_keys())
+
+    def tidy(self, prefix: str) -> None:
+        """Nothing: objects are never half written."""
+
+    def clear(self, prefix: str = "") -> None:
+        """Remove them."""
+        (self.path / prefix).clear()
+
+
 def open_store(place: Place) -> Store:
-    """The store at a path; a store stays what it is."""
-    if isinstance(place, str | Path):
-        return Folder(Path(place))
-    return place
+    """The store at a path or an address; a store stays what it is."""
+    if isinstance(place, str):
+        place = as_path(place)
+    if isinstance(place, Path):
+        return Folder(place)
+    return Objects(place) if isinstance(place, ObjectPath) else place

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import dask.array as da
@@ -27,6 +26,7 @@ from mosaicreg.geometry import TileGrid, bounding_box, group_by_block
 from mosaicreg.imagefile import Header, read_header
 from mosaicreg.layout import Layout, layout_from_columns
 from mosaicreg.mosaic import Mosaic
+from mosaicreg.objects import AnyPath, as_path
 from mosaicreg.omezarr import Pyramid, read_facts, read_table
 from mosaicreg.source import FileSource
 from mosaicreg.store import Folder, Place, Store, open_store
@@ -129,7 +129,9 @@ def verify(
     return Verification(str(store), tuple(checks))
 
 
-def image_again(path: Place, folder: str | Path | None = None) -> tuple[Mosaic, Layout, da.Array]:
+def image_again(
+    path: Place, folder: str | AnyPath | None = None
+) -> tuple[Mosaic, Layout, da.Array]:
     """The tiles, layout and lazy image that an archive was made from, as it remembers them.
 
     Args:
@@ -145,7 +147,7 @@ def image_again(path: Place, folder: str | Path | None = None) -> tuple[Mosaic, 
     options = facts.get("options", {})
     if "path" not in table or not {"blend", "interpolation", "fill"} <= set(options):
         raise InputError(f"{path} does not say which files and options it was made from")
-    where = Path(folder or facts.get("tiles_in", "."))
+    where = as_path(folder or str(facts.get("tiles_in", ".")))
     files, names = table["path"], table["tile"]
     missing = [str(f) for f in files if not (where / str(f)).exists()]
     if missing:
@@ -177,7 +179,7 @@ def image_again(path: Place, folder: str | Path | None = None) -> tuple[Mosaic, 
     return mosaic, layout, image
 
 
-def _header(path: Path) -> Header:
+def _header(path: AnyPath) -> Header:
     try:
         return read_header(path)
     except ImageError as error:

@@ -11,8 +11,9 @@ import signal
 import socket
 import subprocess
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 
@@ -85,6 +86,15 @@ def call(*command: str | Path, **options: object) -> str:
     assert found.returncode == 0, f"{command}: {found.stdout}{found.stderr}"
     output: str = found.stdout
     return output
+
+
+def works(*command: str | Path) -> bool:
+    """Whether a command succeeds."""
+    with suppress(subprocess.TimeoutExpired):
+        words = [str(c) for c in command]
+        found = subprocess.run(words, capture_output=True, timeout=30, check=False)
+        return found.returncode == 0
+    return False
 
 
 # --- SLURM ---------------------------------------------------------------------------------------
@@ -248,3 +258,110 @@ def sshd(folder: Path) -> Iterator[dict[str, object]]:
             "client_keys": [str(folder / "user")],
             "known_hosts": None,
         }
+
+
+# --- S3 ------------------------------------------------------------------------------------------
+
+CEPH_CONF = """
+[global]
+fsid = {fsid}
+mon host = v1:127.0.0.1:{ports[0]}
+mon initial members = a
+public network = 127.0.0.0/8
+auth cluster required = none
+auth service required = none
+auth client required = none
+osd pool default size = 1
+osd pool default min size = 1
+osd pool default pg num = 8
+osd pool default pgp num = 8
+osd pool default pg autoscale mode = off
+osd crush chooseleaf type = 0
+mon allow pool size one = true
+ms bind msgr2 = false
+mon data = {folder}/mon
+mgr data = {folder}/mgr
+osd data = {folder}/osd
+osd objectstore = memstore
+memstore device bytes = 1073741824
+log file = {folder}/$name.log
+admin socket = {folder}/run/$name.asok
+pid file = {folder}/run/$name.pid
+run dir = {folder}/run
+osd class load list = *
+osd class default list = *
+mon warn on pool no redundancy = false
+rgw data = {folder}/rgw
+rgw frontends = beast endpoint=127.0.0.1:{ports[1]}
+"""
+
+
+class Gateway:
+    """A Ceph object gateway: S3, kept in memory. ``env`` is where its address and keys are."""
+
+    def __init__(self, env: dict[str, str], command: list[str | Path], log: Path) -> None:
+        self.env, self._command, self._log = env, command, log
+        self._port = int(env["AWS_ENDPOINT_URL"].rpartition(":")[2])
+        self._running = ExitStack()
+
+    def start(self) -> None:
+        """It answers from now on."""
+        self._running.enter_context(running(self._command, self._log))
+        wait_for("radosgw", lambda: answers("127.0.0.1", self._port), 120)
+
+    def stop(self) -> None:
+        """It refuses connections from now on; what it holds stays."""
+        self._running.close()
+
+
+@contextmanager
+def ceph(folder: Path) -> Iterator[Gateway]:
+    """Ceph's monitor, manager and one store in memory; its S3 gateway is left to the caller."""
+    needed("ceph-mon", "ceph-mgr", "ceph-osd", "radosgw", "radosgw-admin", "monmaptool", "ceph")
+    for name in ("mon", "mgr", "osd", "rgw", "run"):
+        (folder / name).mkdir(parents=True)
+    fsid, ports = str(uuid.uuid4()), (free_port(), free_port())
+    conf = folder / "ceph.conf"
+    conf.write_text(CEPH_CONF.format(fsid=fsid, ports=ports, folder=folder))
+    c = ["-c", conf]
+    monmap = folder / "monmap"
+    call(
+        "monmaptool",
+        "--create",
+        "--addv",
+        "a",
+        f"[v1:127.0.0.1:{ports[0]}]",
+        "--fsid",
+        fsid,
+        monmap,
+    )
+    call("ceph-mon", *c, "--mkfs", "-i", "a", "--monmap", monmap)
+    log = folder / "out.log"
+    with (
+        running(["ceph-mon", *c, "-f", "-i", "a"], log),
+        running(["ceph-mgr", *c, "-f", "-i", "x"], log),
+    ):
+        osd = str(uuid.uuid4())
+        wait_for("ceph-mon", lambda: works("ceph", *c, "quorum_status"), 120)
+        call("ceph-osd", *c, "-i", "0", "--mkfs", "--osd-uuid", osd)
+        call("ceph", *c, "osd", "new", osd, timeout=60)
+        with running(["ceph-osd", *c, "-f", "-i", "0"], log):
+            keys = {"AWS_ACCESS_KEY_ID": "test-key", "AWS_SECRET_ACCESS_KEY": "a-secret-of-nobody"}
+            gateway: list[str | Path] = ["radosgw", *c, "-f", "-n", "client.rgw"]
+            env = {
+                **keys,
+                "AWS_ENDPOINT_URL": f"http://127.0.0.1:{ports[1]}",
+                "AWS_REGION": "us-east-1",
+            }
+            found = Gateway(env, gateway, log)
+            found.start()
+            call(
+                "radosgw-admin", *c, "user", "create", "--uid=ci", "--display-name=ci",
+                f"--access-key={keys['AWS_ACCESS_KEY_ID']}",
+                f"--secret-key={keys['AWS_SECRET_ACCESS_KEY']}",
+                timeout=60,
+            )  # fmt: skip
+            try:
+                yield found
+            finally:
+                found.stop()

@@ -32,6 +32,7 @@ FLOORS = (
         "turned",
     ),
     (
+        "objects",
         "tiffwindow",
         "jpeg2000",
         "imagefile",

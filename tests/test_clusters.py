@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import gc
 import re
+import subprocess
+import sys
+from datetime import timedelta
 from importlib import import_module
 from pathlib import Path
 
 import dask
 import pytest
 
-from mosaicreg import InputError, clusters
+from mosaicreg import InputError, clusters, objects
 from mosaicreg.cluster import current_client, delayed_call, run_tasks
 from mosaicreg.clusters import (
     KINDS,
@@ -280,3 +283,48 @@ def test_workers_with_another_mosaicreg_are_refused(monkeypatch) -> None:
     told: list[str] = []
     with pytest.raises(InputError, match=r"tcp://b:1 has none, here is 1.0"):
         clusters._check_versions(FakeClient(), told.append)
+
+
+# --- the page about it ---------------------------------------------------------------------------
+
+PAGE = (CONFIGS.parent / "docs" / "cluster.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
+
+
+def test_the_file_on_the_page_is_right(tmp_path: Path) -> None:
+    (text,) = blocks("yaml")
+    file = read_cluster_file(written(tmp_path, text))
+    assert (file.kind, file.adapt, file.wait) == ("slurm", {"minimum": 8, "maximum": 80}, 12 * 3600)
+
+
+def test_the_python_of_the_page_runs(acquisition, tmp_path: Path) -> None:
+    (code,) = blocks("python")
+    acquisition.write(tmp_path / "demo_tiles")
+    (tmp_path / "local.yaml").write_text((CONFIGS / "local.yaml").read_text(encoding="utf-8"))
+    (tmp_path / "job.py").write_text(code, encoding="utf-8")
+    found = subprocess.run(
+        [sys.executable, "job.py"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert found.returncode == 0, found.stderr
+    place, layout = found.stdout.splitlines()[:2]
+    assert place.startswith("on the local cluster of local.yaml, ")
+    assert layout.startswith("Layout: 12 tiles")
+
+
+def test_the_settings_of_the_page_are_those_of_the_program() -> None:
+    shell = "\n".join(blocks("sh")).partition("REQUIRE_ENC")[0]
+    settings = dict(re.findall(r"(DASK_\w+|ZARR_\w+)=(\S+)", shell))
+    assert len(settings) == 4
+    assert {name: environment(SETTINGS)[name] for name in settings} == settings
+
+
+def test_times_and_sizes_of_the_page_are_those_of_the_program() -> None:
+    assert round(LARGE / 1e9) == 4
+    assert "Up to 4 GB of tiles" in PAGE
+    assert objects.TIMEOUTS == {"connect_timeout": "10s", "timeout": "120s"}
+    assert "after 120 s (10 s to connect)" in PAGE
+    assert objects.RETRIES["retry_timeout"] == timedelta(minutes=3)
+    assert "for three minutes in all" in PAGE

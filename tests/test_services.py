@@ -12,8 +12,10 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import dask
@@ -21,8 +23,17 @@ import pytest
 import servers
 import yaml
 
-from mosaicreg import InputError, assemble, open_mosaic, register, solve_layout, write_ome_zarr
+from mosaicreg import (
+    InputError,
+    assemble,
+    objects,
+    open_mosaic,
+    register,
+    solve_layout,
+    write_ome_zarr,
+)
 from mosaicreg.clusters import computing, read_cluster_file
+from mosaicreg.objects import ObjectPath
 
 CONFIGS = Path(__file__).parents[1] / "cluster-configs"
 
@@ -163,6 +174,64 @@ def test_ssh_by_the_file_that_comes_along(tiles: Path, expected, tmp_path: Path)
         said = stitch(tiles.parent, "--cluster", tmp_path / "ssh.yaml")
     assert "Working on the ssh cluster of ssh.yaml" in said
     assert pixels(tiles.parent / "out.ome.zarr") == expected
+
+
+@pytest.fixture
+def bucket(monkeypatch) -> Iterator[tuple[servers.Gateway, ObjectPath]]:
+    """A bucket of a real S3 server."""
+    import boto3
+
+    # A short path: sockets have names of a hundred letters at most.
+    with TemporaryDirectory(prefix="ceph") as folder, servers.ceph(Path(folder)) as gateway:
+        for name, value in gateway.env.items():
+            monkeypatch.setenv(name, value)
+        objects._store.cache_clear()
+        endpoint = gateway.env["AWS_ENDPOINT_URL"]
+        client = boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1")
+        client.create_bucket(Bucket="mosaics")
+        client.close()
+        yield gateway, ObjectPath("s3://mosaics")
+    objects._store.cache_clear()
+
+
+def test_s3_through_a_kill_and_an_outage(tiles: Path, bucket, expected) -> None:
+    """Bucket to bucket: the client is killed, then the server goes away for a while."""
+    gateway, place = bucket
+    out = place / "out.ome.zarr"
+    options = ["--chunk", "64", "--shard", "128", "--workers", "1", "--memory-limit", "2GB"]
+    command = [
+        sys.executable, "-m", "mosaicreg", "stitch", str(place / "tiles"), "-o", str(out),
+        *options,
+    ]  # fmt: skip
+    log = tiles.parent / "log"
+
+    def shards() -> int:
+        return sum(1 for key in (out / "0").walk_keys() if key.startswith("c/"))
+
+    for path in tiles.iterdir():
+        (place / "tiles" / path.name).write_bytes(path.read_bytes())
+    with servers.running(command, log) as client:
+        servers.wait_for("the first shards", lambda: shards() > 4, 120)
+        servers.end(client, signal.SIGKILL)
+    assert 4 < shards() < 42
+    with servers.running(command, log) as client:
+        servers.wait_for("more shards", lambda: shards() > 14 or client.poll() is not None, 120)
+        assert client.poll() is None, log.read_text()
+        gateway.stop()
+        time.sleep(4)
+        gateway.start()
+        assert client.wait(200) == 0, log.read_text()
+    found = {
+        key: hashlib.sha256((out / key).read_bytes()).hexdigest()
+        for key in out.walk_keys()
+        if key[0].isdigit()
+    }
+    assert found == expected
+    again = servers.call(*command)
+    assert "Nothing to do" in again
+    secret = gateway.env["AWS_SECRET_ACCESS_KEY"]
+    assert secret not in again + log.read_text()
+    assert not any(secret.encode() in (out / key).read_bytes() for key in out.walk_keys())
 
 
 # --- what the others are asked for ---------------------------------------------------------------

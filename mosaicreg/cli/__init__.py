@@ -100,7 +100,24 @@ def option_group(*options: Command) -> Callable[[Command], Command]:
     return decorate
 
 
-PATH = click.Path(path_type=Path)
+class Address(click.Path):
+    """A path of a disk, or ``s3://bucket/key``."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        """A `Path` or an `ObjectPath`."""
+        if isinstance(value, str) and "://" in value:
+            from mosaicreg.errors import InputError
+            from mosaicreg.objects import ObjectPath
+
+            try:
+                return ObjectPath.parse(value)
+            except InputError as error:
+                self.fail(str(error), param, ctx)
+        return super().convert(value, param, ctx)
+
+
+PATH = Address(path_type=Path)
+DISK = click.Path(path_type=Path)
 
 input_options = option_group(
     click.option("--positions", type=PATH, metavar="FILE",
@@ -131,7 +148,7 @@ register_options = option_group(
     click.option("--model", type=click.Choice(["translation", "rigid"]), default="translation",
                  show_default=True,
                  help="rigid: tiles are turned against each other too, by below 2.5 degrees."),
-    click.option("--constraints", type=PATH, metavar="FILE",
+    click.option("--constraints", type=DISK, metavar="FILE",
                  help="What you know better: CSV of pins, forbidden pairs, matches."),
     click.option("--max-doubtful", type=click.FloatRange(0, 1), default=0.25, show_default=True,
                  metavar="SHARE",
@@ -161,7 +178,7 @@ output_options = option_group(
 run_options = option_group(
     click.option("--scheduler", metavar="ADDRESS",
                  help="A running dask scheduler, tcp://... or tls://..."),
-    click.option("--cluster", type=PATH, metavar="FILE",
+    click.option("--cluster", type=DISK, metavar="FILE",
                  help="A cluster to start for this job: SLURM, SSH, Kubernetes... (YAML)."),
     click.option("--workers", type=click.IntRange(min=1), metavar="N",
                  help="How many tasks at a time on this machine. [default: one per core]"),

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from mosaicreg.cli import DOUBTFUL, PATH, input_options, run_options
+from mosaicreg.cli import DISK, DOUBTFUL, PATH, input_options, run_options
 from mosaicreg.cli.running import errors_for_people, open_tiles, working
+
+if TYPE_CHECKING:
+    from mosaicreg.objects import AnyPath
 
 
 @click.command(
@@ -20,13 +23,13 @@ Examples:
   mosaicreg doctor tiles/ --positions stage.csv -o proof.png"""
 )
 @click.argument("input", type=PATH)
-@click.option("-o", "--output", type=PATH, metavar="PNG", help="Write a proof picture.")
+@click.option("-o", "--output", type=DISK, metavar="PNG", help="Write a proof picture.")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 @input_options
 @click.option("--channel", type=click.IntRange(min=0), default=0, help="Channel to look at.")
 @click.option("--plane", type=click.IntRange(min=0), default=0, help="Plane to look at.")
 @run_options
-def doctor(input: Path, output: Path | None, as_json: bool, **options: Any) -> None:
+def doctor(input: AnyPath, output: Path | None, as_json: bool, **options: Any) -> None:
     """Find flipped or swapped axes, serpentine rows, wrong overlap, turned camera, backlash.
 
     Compares a few dozen neighbours on all sides and says what to type. Changes nothing. Where tiles
@@ -73,7 +76,7 @@ Examples:
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 @run_options
 def verify(
-    archive: Path, tiles: Path | None, no_tiles: bool, as_json: bool, **options: Any
+    archive: AnyPath, tiles: AnyPath | None, no_tiles: bool, as_json: bool, **options: Any
 ) -> None:
     """Check that ARCHIVE holds what its layout, its metadata and its tiles promise.
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from mosaicreg.cli import PATH
 from mosaicreg.cli.running import errors_for_people
+
+if TYPE_CHECKING:
+    from mosaicreg.objects import AnyPath
 
 
 @click.command(
@@ -20,7 +23,7 @@ Examples:
 )
 @click.argument("path", type=PATH)
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
-def info(path: Path, as_json: bool) -> None:
+def info(path: AnyPath, as_json: bool) -> None:
     """Say what PATH is: tiles, a position or layout file, or an archive."""
     from mosaicreg.inspection import describe
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mosaicreg.journal import Journal
     from mosaicreg.layout import Layout
     from mosaicreg.mosaic import Mosaic
+    from mosaicreg.objects import AnyPath
 
 
 NOT_THE_JOB = frozenset(
@@ -68,7 +69,7 @@ GO_ON = "What is finished is kept; run the same command again to go on."
 
 @contextmanager
 def working(
-    options: dict[str, Any], mosaic: Mosaic | None = None, output: Path | None = None
+    options: dict[str, Any], mosaic: Mosaic | None = None, output: AnyPath | None = None
 ) -> Iterator[Any]:
     """A place to compute and a progress display, as the options ask.
 
@@ -96,7 +97,7 @@ def working(
         yield progress
 
 
-def open_tiles(path: Path, options: dict[str, Any]) -> Mosaic:
+def open_tiles(path: AnyPath, options: dict[str, Any]) -> Mosaic:
     """The tiles at ``path``, with the input options."""
     from mosaicreg.opening import open_mosaic
     from mosaicreg.stage import rearranged
@@ -169,7 +170,7 @@ def registered(
     return solve_layout(mosaic, pairs, options["max_shift"], constraints)
 
 
-def check_output(output: Path, options: dict[str, Any], mosaic: Mosaic) -> None:
+def check_output(output: AnyPath, options: dict[str, Any], mosaic: Mosaic) -> None:
     """Everything about the output that can be known to fail, before anything is written."""
     from mosaicreg.assembly import check_style
     from mosaicreg.errors import InputError
@@ -191,7 +192,7 @@ def check_output(output: Path, options: dict[str, Any], mosaic: Mosaic) -> None:
         registration_lead(mosaic, options["channel"], options["plane"])
 
 
-def check_layout_file(path: Path, overwrite: bool = True, model: str = "translation") -> None:
+def check_layout_file(path: AnyPath, overwrite: bool = True, model: str = "translation") -> None:
     """Raise InputError where a layout cannot or must not be written to ``path``."""
     from mosaicreg.errors import InputError
     from mosaicreg.layout import check_turned
@@ -207,7 +208,7 @@ def check_layout_file(path: Path, overwrite: bool = True, model: str = "translat
 def assemble_archive(
     mosaic: Mosaic,
     layout: Layout,
-    output: Path,
+    output: AnyPath,
     options: dict[str, Any],
     provenance: dict[str, Any],
     progress: Any,
@@ -243,10 +244,12 @@ def assemble_archive(
 def made_by(mosaic: Mosaic, options: dict[str, Any]) -> dict[str, Any]:
     """What made the result: version, command, options, digest of the input."""
     import mosaicreg
+    from mosaicreg.objects import ObjectPath
     from mosaicreg.source import FileSource
 
     where = mosaic.source.folder.resolve() if isinstance(mosaic.source, FileSource) else None
-    shown = {k: str(v) if isinstance(v, Path) else v for k, v in options.items() if v is not None}
+    given = {k: v for k, v in options.items() if v is not None}
+    shown = {k: str(v) if isinstance(v, Path | ObjectPath) else v for k, v in given.items()}
     return {
         "version": mosaicreg.__version__,
         "command": shlex.join(["mosaicreg", *sys.argv[1:]]),

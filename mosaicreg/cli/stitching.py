@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -21,6 +20,9 @@ from mosaicreg.cli.running import (
     registered,
     working,
 )
+
+if TYPE_CHECKING:
+    from mosaicreg.objects import AnyPath
 
 
 @click.command(
@@ -47,7 +49,7 @@ Examples:
               help="Write a page that shows how far to trust the mosaic, .html.")  # fmt: skip
 @output_options
 @run_options
-def stitch(input: Path, output: Path, **options: Any) -> None:
+def stitch(input: AnyPath, output: AnyPath, **options: Any) -> None:
     """Register the tiles of INPUT and assemble them into one OME-Zarr mosaic.
 
     INPUT is a folder or glob of images (TIFF, OME-TIFF, PNG, JPEG, .npy, zarr), or a position file
@@ -104,7 +106,7 @@ Examples:
 @register_options
 @click.option("--overwrite", is_flag=True, help="Replace a layout that exists.")
 @run_options
-def register(input: Path, output: Path, **options: Any) -> None:
+def register(input: AnyPath, output: AnyPath, **options: Any) -> None:
     """Register the tiles of INPUT and write where each one lies."""
     from mosaicreg.layout import save_layout
 
@@ -131,7 +133,7 @@ Examples:
               help="Size of a pixel in micrometre.")  # fmt: skip
 @output_options
 @run_options
-def assemble(layout: Path, output: Path, **options: Any) -> None:
+def assemble(layout: AnyPath, output: AnyPath, **options: Any) -> None:
     """Assemble the tiles that the file LAYOUT names, where it puts them."""
     from dataclasses import replace
 
@@ -183,7 +185,7 @@ Examples:
     help="Exit code 3 when more than this share of tiles is not measured.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace a layout that exists.")  # fmt: skip
-def solve(layout: Path, output: Path, **options: Any) -> None:
+def solve(layout: AnyPath, output: AnyPath, **options: Any) -> None:
     """Solve the pairs of a LAYOUT (.json) again, with what you know better. Reads no pixel.
 
     Pins are in the coordinates of LAYOUT.

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from mosaicreg.cli import PATH, run_options
+from mosaicreg.cli import DISK, run_options
 from mosaicreg.cli.running import errors_for_people, working
 
 
@@ -17,7 +17,7 @@ Examples:
   mosaicreg demo
   mosaicreg demo -o /tmp/demo"""
 )
-@click.option("-o", "--output", type=PATH, default=Path(), help="Folder for the results.")
+@click.option("-o", "--output", type=DISK, default=Path(), help="Folder for the results.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Another seed, another slide.")
 @run_options
 def demo(output: Path, seed: int, **options: Any) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from mosaicreg.cli import PATH
+from mosaicreg.cli import DISK
 from mosaicreg.cli.running import errors_for_people
 
 
@@ -17,7 +17,7 @@ Examples:
   mosaicreg view layout.json
   mosaicreg view out.ome.zarr --port 8000 --no-browser"""
 )
-@click.argument("path", type=PATH)
+@click.argument("path", type=DISK)
 @click.option("--pixel-size", type=click.FloatRange(min=0, min_open=True), metavar="UM",
               help="Size of a pixel in micrometre, where a layout does not say it.")  # fmt: skip
 @click.option("--port", type=click.IntRange(0, 65535), default=0,
