@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from mosaicreg.assembly import assemble
     from mosaicreg.correlate import find_offset
     from mosaicreg.errors import ImageError, InputError
+    from mosaicreg.layers import napari_layers
     from mosaicreg.layout import Layout, solve_layout, stage_layout
     from mosaicreg.lazy import open_lazy
     from mosaicreg.mosaic import Mosaic
@@ -30,6 +31,7 @@ _HOME = {
     "assemble": "assembly",
     "find_offset": "correlate",
     "find_offsets": "registration",
+    "napari_layers": "layers",
     "open_lazy": "lazy",
     "open_mosaic": "opening",
     "register": "registration",
@@ -47,6 +49,7 @@ __all__ = [
     "assemble",
     "find_offset",
     "find_offsets",
+    "napari_layers",
     "open_lazy",
     "open_mosaic",
     "register",

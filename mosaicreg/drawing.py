@@ -23,6 +23,8 @@ MANY = 2000
 """Up to so many tiles are drawn one by one."""
 CELLS = 48
 """Cells along the longer side where there are more."""
+MAP_STYLE = "width:20em;max-width:100%;height:auto"
+"""Of small maps in notebooks."""
 RESIDUAL_STEPS = (0.1, 0.25, 0.5, 1.0)
 """px, where one colour for residuals ends and the next begins."""
 RESIDUAL_COLOURS = ("#3f6fd9", "#2f9fc4", "#35b58a", "#9cc23a", "#f0b429")

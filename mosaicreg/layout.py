@@ -25,6 +25,7 @@ from mosaicreg.mosaicfile import PositionTable, plain, read_positions, write_pos
 from mosaicreg.objects import AnyPath, seen_from
 from mosaicreg.opening import PATH_COLUMN, open_mosaic
 from mosaicreg.pairs import Pairs
+from mosaicreg.plots import axes_for, draw_layout
 from mosaicreg.solving import (
     DISTORTION,
     Edges,
@@ -37,7 +38,7 @@ from mosaicreg.solving import (
 )
 from mosaicreg.source import FileSource, Names
 from mosaicreg.stage import stage_matrix
-from mosaicreg.tables import columns_html
+from mosaicreg.tables import tiles_html
 from mosaicreg.turned import turned_boxes
 from mosaicreg.turns import solve_turns, turned_offsets
 
@@ -144,7 +145,34 @@ class Layout:
 
     def _repr_html_(self) -> str:
         place = {"tile": self.names, "y": self.positions[:, 0], "x": self.positions[:, 1]}
-        return columns_html(repr(self), {**place, **self.columns()})
+        return tiles_html(repr(self), self.boxes, {**place, **self.columns()})
+
+    def plot(self, ax: Any | None = None) -> Any:
+        """Draw the tiles by verdict and residual, and what the stage's word was off by.
+
+        Gives back the matplotlib axes; those given, or new ones.
+
+        Raises:
+            MissingExtraError: where matplotlib is not installed.
+        """
+        ax = axes_for(ax)
+        moves = None if self.stage is None else self.positions - self.stage
+        draw_layout(ax, self.boxes, self.verdicts.tolist(), self.residuals, moves)
+        ax.set_title(f"{ax.get_title()} rms {self.rms:.3f} px".strip())
+        return ax
+
+
+def misfits(layout: Layout) -> FloatArray:
+    """(m,) px, how far each pair's offset is from the layout; NaN where nothing was found."""
+    pairs = layout.pairs
+    if pairs is None:
+        return np.empty(0)
+    offsets = pairs.offsets
+    if pairs.angle is not None and layout.angles is not None:
+        offsets = turned_offsets(pairs, np.arange(len(pairs)), layout.shapes, layout.angles)
+    there = layout.positions[pairs.moving] - layout.positions[pairs.fixed]
+    found: FloatArray = np.linalg.norm(offsets - there, axis=1)
+    return found
 
 
 def stage_layout(mosaic: Mosaic) -> Layout:

@@ -14,11 +14,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import cKDTree
 
+from mosaicreg.drawing import MAP_STYLE, PLAIN_COLOUR, tile_map
 from mosaicreg.errors import InputError
-from mosaicreg.geometry import FloatArray, IntArray, bounding_box, owned_boxes
+from mosaicreg.geometry import Box, FloatArray, IntArray, bounding_box, owned_boxes
 from mosaicreg.objects import AnyPath
+from mosaicreg.plots import axes_for, draw_tiles
 from mosaicreg.source import ArraySource, FileSource, Names, TileSource
-from mosaicreg.tables import table_html
+from mosaicreg.tables import beside, table_html
 
 SEAM_SHARE = 0.3
 """Tiles are neighbours when their overlap is this long, as a share of the shorter tile's side."""
@@ -183,8 +185,10 @@ class Mosaic:
 
     def _repr_html_(self) -> str:
         lead = {a: str(n) for a, n in zip(self.axes, self.leading, strict=False)}
-        size = f"{self.shapes.min(axis=0)} to {self.shapes.max(axis=0)}"
-        return table_html(
+        size = " to ".join(
+            dict.fromkeys("{} x {}".format(*f(axis=0)) for f in (self.shapes.min, self.shapes.max))
+        )
+        table = table_html(
             f"Mosaic of {len(self)} tiles",
             {
                 "tile (y, x)": f"{size} px",
@@ -195,6 +199,45 @@ class Mosaic:
                 "positions": self.origin,
             },
         )
+        colours = [PLAIN_COLOUR] * len(self)
+        boxes = owned_boxes(self.positions, self.shapes)
+        return beside(tile_map(boxes, colours, lambda k: str(self.names[k]), MAP_STYLE), table)
+
+    def plot(self, ax: Any | None = None) -> Any:
+        """Draw the tiles where the stage says they lie; gives back the matplotlib axes.
+
+        Raises:
+            MissingExtraError: where matplotlib is not installed.
+        """
+        ax = axes_for(ax)
+        boxes = owned_boxes(self.positions, self.shapes)
+        draw_tiles(ax, boxes, [PLAIN_COLOUR] * len(self))
+        ax.set_title(f"{len(self)} tiles, positions {self.origin}")
+        return ax
+
+    def thumbnail(self, side: int = 512) -> NDArray[Any]:
+        """All tiles in small, where the stage says they lie, one over the other; reads every tile.
+
+        Args:
+            side: the longer side of the result is at most this many px.
+
+        Returns:
+            (y, x) in the tiles' type: every so many-th pixel of the first plane of each tile.
+        """
+        boxes = owned_boxes(self.positions, self.shapes)
+        canvas = bounding_box(boxes)
+        step = max(1, -(-max(canvas.shape) // side))
+        out = np.zeros([-(-n // step) for n in canvas.shape], dtype=self.dtype)
+        lead = (slice(0, 1),) * len(self.leading)
+
+        for tile, (y0, x0, y1, x1) in enumerate(boxes.tolist()):
+            image = self.source.read(tile, Box(0, 0, y1 - y0, x1 - x0), lead)
+            # The first pixels of the tile that fall on the coarse grid.
+            y, x = (canvas.y0 - y0) % step, (canvas.x0 - x0) % step
+            part = image.reshape(image.shape[-2:])[y::step, x::step]
+            row, col = (y0 + y - canvas.y0) // step, (x0 + x - canvas.x0) // step
+            out[row : row + part.shape[0], col : col + part.shape[1]] = part
+        return out
 
 
 def neighbour_pairs(positions: FloatArray, shapes: IntArray) -> IntArray:

@@ -16,9 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from mosaicreg.drawing import LINK_COLOURS, bars, legend
 from mosaicreg.geometry import FloatArray, IntArray
+from mosaicreg.plots import axes_for, draw_counts
 from mosaicreg.stage import stage_matrix
-from mosaicreg.tables import columns_html
+from mosaicreg.tables import beside, columns_html
 
 NO_SIGNAL, REJECTED, ACCEPTED = 0, 1, 2
 STATUS_NAMES = np.array(["no signal", "rejected", "accepted"])
@@ -130,7 +132,38 @@ class Pairs:
         )
 
     def _repr_html_(self) -> str:
-        return columns_html(repr(self), self.columns())
+        """Counts and the pairs least sure first, beside how well they correlate."""
+        order = np.argsort(np.nan_to_num(self.score, nan=-1.0), kind="stable")
+        rows = {name: column[order] for name, column in self.columns().items()}
+        edges = np.round(np.linspace(0, 1, 21), 2)
+        counts = [
+            (words, LINK_COLOURS[words], np.histogram(self._correlations(code), edges)[0].tolist())
+            for words, code in (("used", ACCEPTED), ("rejected", REJECTED))
+        ]
+        labels = [f"{edge:g}" for edge in edges[:-1]]
+        chart = bars(labels, counts, "correlation over the overlap (from)", every=4)
+        key = legend({"accepted": LINK_COLOURS["used"], "rejected": LINK_COLOURS["rejected"]})
+        chart = f"<div style='width:20em;max-width:100%'>{chart}{key}</div>"
+        return beside(chart, columns_html(repr(self), rows))
+
+    def plot(self, ax: Any | None = None) -> Any:
+        """Draw how well pairs correlate over their overlap; gives back the matplotlib axes.
+
+        Raises:
+            MissingExtraError: where matplotlib is not installed.
+        """
+        ax = axes_for(ax)
+        kinds = {"used": ACCEPTED, "rejected": REJECTED}
+        values = {kind: self._correlations(code) for kind, code in kinds.items()}
+        draw_counts(ax, values, (0.0, 1.0), "correlation over the overlap")
+        ax.set_title(repr(self).partition(": ")[2])
+        return ax
+
+    def _correlations(self, code: int) -> FloatArray:
+        """Known correlations, from 0 on, of the pairs of one status."""
+        values = self.correlation[(self.status == code) & np.isfinite(self.correlation)]
+        known: FloatArray = np.clip(values, 0, 1)
+        return known
 
 
 def judge(

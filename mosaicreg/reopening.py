@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from mosaicreg.errors import InputError
-from mosaicreg.geometry import Box, bounding_box, owned_boxes
-from mosaicreg.layout import Layout, layout_from_columns
+from mosaicreg.geometry import Box, bounding_box
+from mosaicreg.layout import Layout, layout_from_columns, misfits
 from mosaicreg.mosaic import Mosaic, as_names
 from mosaicreg.objects import AnyPath, as_path
 from mosaicreg.omezarr import read_facts, read_table
@@ -45,7 +45,7 @@ class Archive:
     @property
     def canvas(self) -> Box:
         """The pixels of the archive, in the layout's coordinates."""
-        return bounding_box(owned_boxes(self.layout.positions, self.layout.shapes))
+        return bounding_box(self.layout.boxes)
 
 
 def read_archive(place: Place) -> Archive:
@@ -80,9 +80,10 @@ def read_archive(place: Place) -> Archive:
             layout,
             pairs=solved,
             used=used,
-            rms=_rms(layout, solved, used),
             stage_matrix=np.stack([matrix["y"], matrix["x"]], axis=1) if matrix else np.eye(2),
         )
+        if used.any():
+            layout = replace(layout, rms=float(np.sqrt(np.mean(misfits(layout)[used] ** 2))))
     return Archive(store, levels, mosaic, layout, facts, ome)
 
 
@@ -119,12 +120,3 @@ def _tiles(
         channels=tuple(str(c.get("label", "")) for c in channels),
         origin=f"from {store.name}",
     )
-
-
-def _rms(layout: Layout, pairs: Pairs, used: Any) -> float:
-    """Misfit of the pairs in use, px."""
-    if not used.any():
-        return float("nan")
-    there = layout.positions[pairs.moving] - layout.positions[pairs.fixed]
-    misfit = np.linalg.norm((pairs.offsets - there)[used], axis=1)
-    return float(np.sqrt(np.mean(misfit**2)))

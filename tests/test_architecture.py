@@ -13,10 +13,11 @@ PACKAGE = Path(__file__).parents[1] / "mosaicreg"
 FLOORS = (
     (
         "errors",
-        "tables",
         "geometry",
         "transforms",
         "drawing",
+        "plots",
+        "tables",
         "alignment",
     ),
     (
@@ -65,6 +66,7 @@ FLOORS = (
         "assembly",
         "warping",
         "archive",
+        "layers",
         "audit",
         "verification",
         "inspection",
@@ -83,6 +85,7 @@ FLOORS = (
 )
 ORDER = {room: k for k, room in enumerate(room for floor in FLOORS for room in floor)}
 DASK_ROOMS = {
+    "layers",
     "warping",
     "lazy",
     "tiling",
@@ -92,7 +95,7 @@ DASK_ROOMS = {
     "archive",
     "verification",
 }
-MATPLOTLIB_ROOMS = {"report"}
+MATPLOTLIB_ROOMS = {"plots"}
 FILE_FREE_FLOORS = {*FLOORS[0], *FLOORS[1]}
 
 

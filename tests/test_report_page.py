@@ -24,10 +24,10 @@ from mosaicreg import (
     write_ome_zarr,
 )
 from mosaicreg.drawing import Frame
-from mosaicreg.layout import CONFLICT, MEASURED, STAGE, Layout
+from mosaicreg.layout import CONFLICT, MEASURED, STAGE, Layout, misfits
 from mosaicreg.pairs import ACCEPTED, NO_SIGNAL, REJECTED, Pairs
 from mosaicreg.report import figures, read_numbers, write_report
-from mosaicreg.report.numbers import judgement, link_kinds, misfits
+from mosaicreg.report.numbers import judgement, link_kinds
 from mosaicreg.report.seams import seams_in_doubt
 
 

@@ -27,14 +27,13 @@ from mosaicreg.drawing import (
     tile_colours,
     tile_marks,
 )
-from mosaicreg.geometry import FloatArray, owned_boxes
-from mosaicreg.layout import CONFLICT, STAGE, Layout
+from mosaicreg.geometry import FloatArray
+from mosaicreg.layout import CONFLICT, STAGE, Layout, misfits
 from mosaicreg.report.numbers import (
     LINKS,
     chance_histogram,
     correlation_histogram,
     link_kinds,
-    misfits,
     residual_histogram,
     stage_moves,
 )
@@ -54,7 +53,7 @@ def overview_figure(frame: Frame, address: str, pixel: float | None) -> str:
 def tiles_figure(frame: Frame, layout: Layout) -> str:
     """Tiles where they lie, coloured by verdict and residual."""
     if len(layout) <= MANY:
-        boxes = owned_boxes(layout.positions, layout.shapes)
+        boxes = layout.boxes
         colours = tile_colours(layout.verdicts.tolist(), layout.residuals)
         parts = [tile_marks(frame, boxes, colours, _tile_titles(layout))]
         if len(layout) <= NAMES:
@@ -92,7 +91,7 @@ def arrows_figure(frame: Frame, layout: Layout) -> tuple[str, float] | None:
         starts, room, moves = cells.corners + cells.side / 2, cells.side, cells.mean(moves)
         outlines = ""
     else:
-        boxes = owned_boxes(layout.positions, layout.shapes)
+        boxes = layout.boxes
         grey = [STAGE_COLOUR] * len(layout)
         outlines = tile_marks(frame, boxes, grey, _tile_titles(layout), fill=0.0)
     gain = arrow_gain(moves, room)

@@ -74,16 +74,6 @@ def link_kinds(layout: Layout) -> NDArray[np.str_]:
     )
 
 
-def misfits(layout: Layout) -> FloatArray:
-    """(m,) px, how far each pair's offset is from the layout; NaN where nothing was found."""
-    pairs = layout.pairs
-    if pairs is None:
-        return np.empty(0)
-    there = layout.positions[pairs.moving] - layout.positions[pairs.fixed]
-    found: FloatArray = np.linalg.norm(pairs.offsets - there, axis=1)
-    return found
-
-
 def stage_moves(layout: Layout) -> FloatArray | None:
     """(n, 2) px, from where the stage put each tile to where it lies; None where not known."""
     return None if layout.stage is None else layout.positions - layout.stage

@@ -18,11 +18,12 @@ from scipy.ndimage import gaussian_filter
 from mosaicreg.cluster import Progress, delayed_call, run_tasks
 from mosaicreg.errors import ImageError
 from mosaicreg.geometry import Box, FloatArray, IntArray
-from mosaicreg.layout import Layout
+from mosaicreg.layout import Layout, misfits
 from mosaicreg.mosaic import Mosaic
 from mosaicreg.render import Placed, place, render_block, window_for
-from mosaicreg.report.numbers import link_kinds, misfits
+from mosaicreg.report.numbers import link_kinds
 from mosaicreg.source import Lead, TileSource
+from mosaicreg.turned import Pose, Turned, render_turned, window_of
 
 SIDE = 240
 """Side in px of a crop."""
@@ -156,7 +157,8 @@ def look_at(
         tiles = np.array([seam.fixed, seam.moving])
         source = mosaic.source.select(tiles)
         places = np.stack([stage[tiles], layout.positions[tiles]])
-        tasks.append(delayed_call(_views, source, lead, places, layout.shapes[tiles]))
+        angles = np.zeros(2) if layout.angles is None else layout.angles[tiles]
+        tasks.append(delayed_call(_views, source, lead, places, layout.shapes[tiles], angles))
     found = run_tasks(tasks, "seams", progress)
     return [
         replace(seam, before=views[0], after=views[1], problem=problem)
@@ -198,7 +200,7 @@ def _liveliness(view: View) -> float:
 
 
 def _views(
-    source: TileSource, lead: Lead, places: FloatArray, shapes: IntArray
+    source: TileSource, lead: Lead, places: FloatArray, shapes: IntArray, angles: FloatArray
 ) -> tuple[tuple[View | None, View | None], str]:
     """Both tiles around the liveliest place of their overlap, for each of two pairs of places."""
     try:
@@ -213,14 +215,16 @@ def _views(
     overlap = _overlap(places[1], shapes)
     if overlap is None:
         return (None, None), "these tiles do not overlap in the layout"
-    after = _liveliest(images, places[1], overlap)
+    after = _liveliest(images, places[1], angles, overlap)
     # The same place of the fixed tile, where the stage has it.
     move = np.rint(places[0][0] - places[1][0]).astype(np.int64).tolist()
-    before = _view(images, places[0], after.box.shifted(*move))
+    before = _view(images, places[0], np.zeros(2), after.box.shifted(*move))
     return (before, after), ""
 
 
-def _liveliest(images: list[NDArray[Any]], places: FloatArray, overlap: Box) -> View:
+def _liveliest(
+    images: list[NDArray[Any]], places: FloatArray, angles: FloatArray, overlap: Box
+) -> View:
     """The view with most structure along an overlap."""
     rows, cols = overlap.shape
     side = min(SIDE, max(rows, cols))
@@ -231,26 +235,31 @@ def _liveliest(images: list[NDArray[Any]], places: FloatArray, overlap: Box) -> 
     for start in np.rint(starts).astype(np.int64).tolist():
         shift = (start + side // 2 - max(rows, cols) // 2) * np.array([tall, not tall])
         corner = (middle[0] + int(shift[0]), middle[1] + int(shift[1]))
-        views.append(_view(images, places, Box.at(corner, (SIDE, SIDE))))
+        views.append(_view(images, places, angles, Box.at(corner, (SIDE, SIDE))))
     return max(views, key=_liveliness)
 
 
-def _view(images: list[NDArray[Any]], places: FloatArray, box: Box) -> View:
-    fixed, moving = (
-        _placed(image, position, box) for image, position in zip(images, places, strict=True)
-    )
+def _view(images: list[NDArray[Any]], places: FloatArray, angles: FloatArray, box: Box) -> View:
+    tiles = list(zip(images, places, angles.tolist(), strict=True))
+    fixed, moving = (_placed(*tile, box) for tile in tiles)
     shapes = np.array([image.shape for image in images])
     overlap = _overlap(places, shapes)
     correlation = float("nan")
     if overlap is not None:
-        correlation = _correlation(
-            *(_placed(i, p, overlap) for i, p in zip(images, places, strict=True))
-        )
+        correlation = _correlation(*(_placed(*tile, overlap) for tile in tiles))
     return View(box, fixed, moving, correlation)
 
 
-def _placed(image: NDArray[Any], position: FloatArray, box: Box) -> NDArray[np.float32]:
-    """One tile as `mosaicreg.render` puts it into a box; NaN elsewhere."""
+def _placed(
+    image: NDArray[Any], position: FloatArray, angle: float, box: Box
+) -> NDArray[np.float32]:
+    """One tile as the mosaic has it in a box; NaN elsewhere."""
+    if angle:
+        y, x = position.tolist()
+        pose = Pose((y, x), (image.shape[0], image.shape[1]), angle)
+        needed = window_of(pose, box)
+        turned = [] if needed is None else [Turned(pose, needed, image[needed.slices])]
+        return render_turned(box, turned, (), np.dtype(np.float32), fill=np.nan)
     owned, offset = place(position, (image.shape[0], image.shape[1]), "linear")
     window = window_for(owned, offset, box)
     if window is None:
