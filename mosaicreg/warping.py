@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from mosaicreg.errors import InputError
 from mosaicreg.geometry import Box, FloatArray, TileGrid, as_pair, group_by_block
-from mosaicreg.imagefile import read_header, read_image
+from mosaicreg.imagefile import native_block, read_header, read_image
+from mosaicreg.lazy import open_lazy
 from mosaicreg.pull import AffinePull, Pull, pull_of
 from mosaicreg.transforms import Affine, Bounds, Transform, Translation
 from mosaicreg.warp import (
@@ -127,6 +128,8 @@ def warp(
     Raises:
         InputError: for a shape, order or fill value that cannot be, or pixels of unusual type.
     """
+    if isinstance(image, str | Path) and native_block(Path(image)) == (None, None):
+        image = open_lazy(image)  # decoded once, not once for each block
     source = open_pixels(image)
     order = default_order(np.dtype(source.dtype)) if order is None else order
     check_sampling(np.dtype(source.dtype), order, fill)

@@ -31,6 +31,7 @@ COMMANDS = {
     "report": "reporting",
     "view": "viewing",
     "export": "exporting",
+    "transform": "transforming",
     "demo": "trying",
 }
 """Module of this folder where each command lives, in the order that help lists them."""
@@ -155,15 +156,7 @@ register_options = option_group(
                  help="Exit code 3 when more than this share of tiles is not measured."),
 )  # fmt: skip
 
-output_options = option_group(
-    click.option("--blend", type=click.Choice(["linear", "nearest", "mean", "max", "first"]),
-                 default="linear", show_default=True,
-                 help="What a pixel shows that several tiles own."),
-    click.option("--interpolation", type=click.Choice(["linear", "nearest"]), default="linear",
-                 show_default=True,
-                 help="Place tiles to a fraction of a pixel, or copy pixels as they are."),
-    click.option("--fill", type=float, default=0.0, show_default=True,
-                 help="Value of pixels that no tile owns."),
+archive_options = option_group(
     click.option("--chunk", type=Sides(), default="512", show_default=True,
                  help="Chunk of the archive, one number or y,x."),
     click.option("--shard", type=Sides(), default="4096", show_default=True,
@@ -173,6 +166,18 @@ output_options = option_group(
                  help="Turn an archive that exists into this one; what is the same is kept."),
     click.option("--repair", is_flag=True,
                  help="Check and mend every shard of an archive that is finished."),
+)  # fmt: skip
+
+output_options = option_group(
+    click.option("--blend", type=click.Choice(["linear", "nearest", "mean", "max", "first"]),
+                 default="linear", show_default=True,
+                 help="What a pixel shows that several tiles own."),
+    click.option("--interpolation", type=click.Choice(["linear", "nearest"]), default="linear",
+                 show_default=True,
+                 help="Place tiles to a fraction of a pixel, or copy pixels as they are."),
+    click.option("--fill", type=float, default=0.0, show_default=True,
+                 help="Value of pixels that no tile owns."),
+    archive_options,
 )  # fmt: skip
 
 run_options = option_group(
