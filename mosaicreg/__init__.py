@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mosaicreg.mosaic import Mosaic
     from mosaicreg.opening import open_mosaic
     from mosaicreg.pairs import Pairs
+    from mosaicreg.progress import show_progress
     from mosaicreg.registration import find_offsets, register
 
 _HOME = {
@@ -35,6 +36,7 @@ _HOME = {
     "open_lazy": "lazy",
     "open_mosaic": "opening",
     "register": "registration",
+    "show_progress": "progress",
     "solve_layout": "layout",
     "stage_layout": "layout",
     "write_ome_zarr": "archive",
@@ -53,6 +55,7 @@ __all__ = [
     "open_lazy",
     "open_mosaic",
     "register",
+    "show_progress",
     "solve_layout",
     "stage_layout",
     "synthetic",

@@ -92,6 +92,12 @@ def current_client() -> Any | None:
     return owner if isinstance(owner, Client) else None
 
 
+def dashboard_link() -> str | None:
+    """Address of the dashboard of the cluster in use; None where there is none."""
+    client = current_client()
+    return (client.dashboard_link or None) if client is not None else None
+
+
 def _run_here(tasks: Iterable[Any], finished: Done) -> None:
     from dask.base import compute
     from dask.callbacks import Callback

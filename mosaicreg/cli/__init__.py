@@ -190,6 +190,8 @@ run_options = option_group(
     click.option("--memory-limit", metavar="SIZE",
                  help="Memory of each worker, e.g. 2GB; starts worker processes."),
     click.option("--quiet", is_flag=True, help="No progress, only the result."),
+    click.option("--log-file", type=PATH, metavar="FILE",
+                 help="Append progress and events to FILE, one JSON object a line."),
 )  # fmt: skip
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 NOT_THE_JOB = frozenset(
-    ("scheduler", "cluster", "workers", "memory_limit", "quiet", "overwrite", "repair",
+    ("scheduler", "cluster", "workers", "memory_limit", "quiet", "log_file", "overwrite", "repair",
      "layout_out",
         "report", "max_doubtful")
 )  # fmt: skip
@@ -75,8 +75,9 @@ def working(
 
     With the tiles and the output at hand, workers elsewhere are asked whether they see them.
     """
+    from mosaicreg.cluster import dashboard_link
     from mosaicreg.clusters import check_shared, computing
-    from mosaicreg.progress import show_progress
+    from mosaicreg.progress import open_log, show_progress
 
     def tell(words: str) -> None:
         if not options["quiet"]:
@@ -90,8 +91,18 @@ def working(
         mosaic.nbytes if mosaic is not None else 0,
         tell,
     )
-    with where as place, show_progress(options["quiet"]) as progress:
+    with (
+        open_log(options["log_file"]) as log,
+        where as place,
+        show_progress(options["quiet"], log) as progress,
+    ):
         tell(f"Working {place}")
+        dashboard = dashboard_link()
+        if dashboard is not None:
+            tell(f"Dashboard: {dashboard}")
+        if log is not None:
+            command = shlex.join(["mosaicreg", *sys.argv[1:]])
+            log.write("start", command=command, place=place, dashboard=dashboard)
         if mosaic is not None:
             check_shared(mosaic.some_files, output)
         yield progress
@@ -167,7 +178,10 @@ def registered(
         progress=progress,
         journal=journal,
     )
-    return solve_layout(mosaic, pairs, options["max_shift"], constraints)
+    progress("solve", 0, 1)
+    layout = solve_layout(mosaic, pairs, options["max_shift"], constraints)
+    progress("solve", 1, 1)
+    return layout
 
 
 def check_output(output: AnyPath, options: dict[str, Any], mosaic: Mosaic) -> None:
