@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import product
 from typing import Any
 from uuid import uuid4
 
@@ -191,13 +192,14 @@ class Recipe:
         return (*planes, *self.grid.grid_shape)
 
     @cached_property
-    def _touching(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    def touching(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Which tiles touch which block, see `mosaicreg.geometry.group_by_block`."""
         corner = np.array([self.canvas.y0, self.canvas.x0] * 2)
         return group_by_block(self.boxes - corner, self.grid)
 
     def tiles_of(self, row: int, col: int) -> NDArray[np.intp]:
         """Numbers of the tiles that touch a block, ascending."""
-        starts, members = self._touching
+        starts, members = self.touching
         number = row * self.grid.grid_shape[1] + col
         return members[starts[number] : starts[number + 1]]
 
@@ -264,7 +266,7 @@ class _Blocks(Layer):
         return self._has(key)
 
     def __iter__(self) -> Iterator[Any]:
-        return ((self.name, *index) for index in np.ndindex(*self.recipe.numblocks))
+        return product((self.name,), *map(range, self.recipe.numblocks))
 
     def __len__(self) -> int:
         return int(np.prod(self.recipe.numblocks))

@@ -175,3 +175,50 @@ def one_blas_thread() -> None:
         from threadpoolctl import threadpool_limits
 
         threadpool_limits(limits=1, user_api="blas")
+
+
+def worker_room(count: int | None = None, memory_limit: str | None = None) -> tuple[int, int]:
+    """(bytes, threads) of the smallest worker there is, or of one described.
+
+    Args:
+        count: threads of this process, or worker processes on this machine.
+        memory_limit: of each such worker process, e.g. ``"2GB"``.
+    """
+    from dask.system import CPU_COUNT
+    from dask.utils import parse_bytes
+    from distributed.system import MEMORY_LIMIT
+
+    client = current_client()
+    if client is not None:
+        rooms = client.run(_room).values()
+        if rooms:
+            return min(limit for limit, _ in rooms), max(threads for _, threads in rooms)
+    if memory_limit not in (None, "auto"):
+        return int(parse_bytes(memory_limit)), 1
+    return MEMORY_LIMIT, count or CPU_COUNT
+
+
+def _room() -> tuple[int, int]:
+    from distributed import get_worker
+    from distributed.system import MEMORY_LIMIT
+
+    worker = get_worker()
+    return worker.memory_manager.memory_limit or MEMORY_LIMIT, worker.state.nthreads
+
+
+def peak_memory() -> int:
+    """Bytes that the largest worker has held at its peak, or this process where it does the work.
+
+    Workers that are gone are not asked.
+    """
+    client = current_client()
+    if client is None:
+        return _peak()
+    return max(client.run(_peak).values(), default=0)
+
+
+def _peak() -> int:
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

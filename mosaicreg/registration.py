@@ -81,7 +81,7 @@ def register(
     pairs = checked_neighbours(mosaic)
     window = mosaic.max_shift if max_shift is None else int(np.ceil(max_shift))
     share = min(1.0, NULL_PAIRS / max(1, len(pairs)))
-    batches = _plan(mosaic, pairs)
+    batches = batches_of(mosaic, pairs)
     results = _measured(mosaic, pairs, batches, (lead, window, share, names), progress, journal)
     table = {name: np.full(len(pairs), np.nan) for name in names}
     null_z = []
@@ -119,7 +119,9 @@ def _measured(
                 journal.remember("pairs", keys[missing[number]], result)
 
     tasks = (
-        delayed_call(_register_batch, _batch(mosaic, pairs, batches[k], lead), window, share, names)
+        delayed_call(
+            _register_batch, task_of(mosaic, pairs, batches[k], lead), window, share, names
+        )
         for k in missing
     )
     if missing or not batches:
@@ -241,7 +243,7 @@ class _Batch:
     numbers: IntArray
 
 
-def _plan(mosaic: Mosaic, pairs: IntArray) -> list[IntArray]:
+def batches_of(mosaic: Mosaic, pairs: IntArray) -> list[IntArray]:
     """Rows of ``pairs`` for each batch: those whose fixed tile lies in one square block."""
     tiles = min(256.0, max(16.0, len(mosaic) / 8))
     side = np.sqrt(tiles) * np.median(mosaic.shapes, axis=0)
@@ -252,7 +254,8 @@ def _plan(mosaic: Mosaic, pairs: IntArray) -> list[IntArray]:
     return [np.sort(rows) for rows in np.split(order, changes) if len(rows)]
 
 
-def _batch(mosaic: Mosaic, pairs: IntArray, rows: IntArray, lead: Lead) -> _Batch:
+def task_of(mosaic: Mosaic, pairs: IntArray, rows: IntArray, lead: Lead = ()) -> _Batch:
+    """What the task of one batch carries."""
     tiles, local = np.unique(pairs[rows], return_inverse=True)
     # Row by row through the block: strips then wait for their partner for one row at most.
     height = mosaic.shapes[tiles, 0].min()

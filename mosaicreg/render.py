@@ -96,8 +96,8 @@ def render_block(
         (leading..., height, width) array of ``dtype``.
     """
     out = np.full((*leading, *block.shape), fill, dtype=dtype)
-    for y in range(block.y0, block.y1, _STRIP):
-        strip = Box(y, block.x0, min(y + _STRIP, block.y1), block.x1)
+    for y in range(block.y0, block.y1, STRIP):
+        strip = Box(y, block.x0, min(y + STRIP, block.y1), block.x1)
         touching = [t for t in tiles if t.owned.intersection(strip)]
         samples = [_sample(tile, strip, dtype) for tile in touching]
         for cell, members in _cells([box for box, _ in samples]):
@@ -111,7 +111,7 @@ def render_block(
     return out
 
 
-_STRIP = 256
+STRIP = 256
 """Rows rendered at a time: intermediate floats then fit into the processor's cache, and memory."""
 
 

@@ -67,6 +67,7 @@ FLOORS = (
         "warping",
         "archive",
         "layers",
+        "planning",
         "audit",
         "verification",
         "inspection",

@@ -22,6 +22,7 @@ INTERRUPTED, TERMINATED = 128 + 2, 128 + 15
 
 COMMANDS = {
     "stitch": "stitching",
+    "plan": "planning",
     "register": "stitching",
     "assemble": "stitching",
     "solve": "stitching",

@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from mosaicreg.layout import Layout
     from mosaicreg.mosaic import Mosaic
     from mosaicreg.objects import AnyPath
+    from mosaicreg.planning import JobPlan
 
 
 NOT_THE_JOB = frozenset(
     ("scheduler", "cluster", "workers", "memory_limit", "quiet", "log_file", "overwrite", "repair",
-     "layout_out",
-        "report", "max_doubtful")
+     "layout_out", "report", "max_doubtful")
 )  # fmt: skip
 """Options that do not change what is in the archive. All others make another job."""
 AFTER_LAYOUT = frozenset(("blend", "interpolation", "fill", "chunk", "shard", "no_pyramid"))
@@ -217,6 +217,67 @@ def check_layout_file(path: AnyPath, overwrite: bool = True, model: str = "trans
         check_turned(path)
     if path.exists() and not overwrite:
         raise InputError(f"{path} exists; choose another name, or replace it with --overwrite")
+
+
+def planned(
+    mosaic: Mosaic, layout: Layout, output: str, options: dict[str, Any], room: tuple[int, int]
+) -> JobPlan:
+    """What the job will take of workers with so much room (bytes, threads)."""
+    from mosaicreg.assembly import assemble, recipe_of
+    from mosaicreg.omezarr import Pyramid
+    from mosaicreg.planning import plan_job
+
+    image = assemble(mosaic, layout, blend=options["blend"], block=options["shard"])
+    recipe = recipe_of(image)
+    assert recipe is not None
+    pyramid = Pyramid.plan(
+        image.shape,
+        mosaic.dtype,
+        mosaic.axes,
+        chunk=options["chunk"],
+        shard=options["shard"],
+        pyramid=not options["no_pyramid"],
+        name=output,
+    )
+    return plan_job(
+        mosaic,
+        recipe,
+        pyramid,
+        None if options.get("no_register", True) else mosaic.neighbours(),
+        max_shift=options.get("max_shift"),
+        limit=room[0],
+        threads=room[1],
+    )
+
+
+def check_room(mosaic: Mosaic, layout: Layout, options: dict[str, Any]) -> JobPlan:
+    """The plan for the workers that are there.
+
+    Raises:
+        InputError: where a task does not fit into one.
+    """
+    from mosaicreg.cluster import worker_room
+    from mosaicreg.planning import check_fits
+
+    plan = planned(mosaic, layout, "", options, worker_room(options["workers"]))
+    check_fits(plan)
+    return plan
+
+
+def tell_memory(plan: JobPlan, output: AnyPath, options: dict[str, Any]) -> None:
+    """Predicted beside measured memory: said, and stored in the archive."""
+    from mosaicreg.cluster import peak_memory
+    from mosaicreg.omezarr import write_facts
+    from mosaicreg.planning import size_in_words
+
+    peak = peak_memory()
+    write_facts(output, {"worker_memory": {"predicted": plan.worker_memory, "measured": peak}})
+    if not options["quiet"]:
+        click.echo(
+            f"Memory of a worker: {size_in_words(plan.worker_memory)} predicted, "
+            f"{size_in_words(peak)} at the peak",
+            err=True,
+        )
 
 
 def assemble_archive(

@@ -11,6 +11,7 @@ from mosaicreg.cli.running import (
     assemble_archive,
     check_layout_file,
     check_output,
+    check_room,
     errors_for_people,
     find_layout,
     finish,
@@ -18,6 +19,7 @@ from mosaicreg.cli.running import (
     made_by,
     open_tiles,
     registered,
+    tell_memory,
     working,
 )
 
@@ -56,7 +58,7 @@ def stitch(input: AnyPath, output: AnyPath, **options: Any) -> None:
     that names them.
     """
     from mosaicreg.archive import begin, open_journal
-    from mosaicreg.layout import kept_layout, save_layout
+    from mosaicreg.layout import kept_layout, save_layout, stage_layout
     from mosaicreg.progress import show_progress
     from mosaicreg.report import check_page, write_report
 
@@ -74,11 +76,13 @@ def stitch(input: AnyPath, output: AnyPath, **options: Any) -> None:
         layout = kept_layout(journal, layout_key, mosaic)
         if layout is None or not journal.is_finished or options["repair"]:
             with working(options, mosaic, output) as progress:
+                plan = check_room(mosaic, stage_layout(mosaic), options)
                 begin(journal)
                 layout = find_layout(mosaic, options, progress, journal, layout_key)
                 if options["layout_out"]:
                     save_layout(options["layout_out"], mosaic, layout, provenance)
                 assemble_archive(mosaic, layout, output, options, provenance, progress, journal)
+                tell_memory(plan, output, options)
             click.echo(f"Wrote {output}")
         else:
             if options["layout_out"]:
@@ -152,7 +156,9 @@ def assemble(layout: AnyPath, output: AnyPath, **options: Any) -> None:
             return
         facts = made_by(mosaic, options)
         with working(options, mosaic, output) as progress:
+            plan = check_room(mosaic, placed, options)
             assemble_archive(mosaic, placed, output, options, facts, progress, journal)
+            tell_memory(plan, output, options)
         click.echo(f"Wrote {output}")
 
 
