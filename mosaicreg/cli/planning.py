@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from mosaicreg.cli import BAD_INPUT, PATH, input_options, output_options, register_options
 from mosaicreg.cli.running import check_output, errors_for_people, open_tiles, planned
+
+if TYPE_CHECKING:
+    from mosaicreg.objects import AnyPath
 
 
 @click.command(
@@ -33,7 +36,7 @@ Examples:
 )
 @click.option("--memory-limit", metavar="SIZE", help="Memory of each worker, e.g. 2GB.")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")  # fmt: skip
-def plan(input: Path, as_json: bool, **options: Any) -> None:
+def plan(input: AnyPath, as_json: bool, **options: Any) -> None:
     """Say what stitching INPUT would take: output, files, tasks, memory of a worker.
 
     Nothing is computed. The options are those of stitch. Exit code 2, and what to change, where a
