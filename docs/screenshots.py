@@ -1,7 +1,7 @@
 """Pictures of what people see, for these pages: python docs/screenshots.py [folder].
 
-Simulates a slide, stitches it, and photographs the viewer in headless Chromium (the test extra's
-playwright, and a Chromium of the machine). Look at the pictures before you commit them.
+Simulates a slide, stitches it, and photographs viewer and report in headless Chromium (the test
+extra's playwright, and a Chromium of the machine). Look at the pictures before you commit them.
 """
 
 from __future__ import annotations
@@ -54,6 +54,23 @@ def viewer(browser: Any, archive: Path, folder: Path) -> None:
             page.close()
 
 
+def report(browser: Any, archive: Path, folder: Path) -> None:
+    """The report's first screen in the light theme, its seams in the dark one."""
+    from mosaicreg.report import write_report
+
+    address = write_report(archive, archive.parent / "report.html").as_uri()
+    page = browser.new_page(viewport={"width": 1200, "height": 1240}, color_scheme="light")
+    page.goto(address)
+    page.screenshot(path=folder / "report.jpg", type="jpeg", quality=80)
+    page.close()
+    page = browser.new_page(viewport={"width": 1200, "height": 760}, color_scheme="dark")
+    page.goto(address)
+    page.check("#colours")
+    page.evaluate("document.querySelectorAll('.seam')[4].scrollIntoView()")
+    page.screenshot(path=folder / "report_seams.jpg", type="jpeg", quality=80)
+    page.close()
+
+
 def main(folder: Path) -> None:
     """All pictures, into ``folder``."""
     from playwright.sync_api import sync_playwright
@@ -65,6 +82,7 @@ def main(folder: Path) -> None:
         archive = slide(Path(work))
         browser = driver.chromium.launch(executable_path=chromium, args=FLAGS)
         viewer(browser, archive, folder)
+        report(browser, archive, folder)
         browser.close()
 
 

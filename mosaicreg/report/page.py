@@ -170,12 +170,13 @@ def two_colours(view: View) -> NDArray[np.uint8]:
     """
     both = np.isfinite(view.fixed) & np.isfinite(view.moving)
     layers = []
-    for own, other in ((view.fixed, view.moving), (view.moving, view.fixed)):
+    for own in (view.fixed, view.moving):
         part = own[both] if both.any() else own[np.isfinite(own)]
         low, high = np.percentile(part, (1, 99.5)).tolist() if part.size else (0.0, 1.0)
-        filled = np.where(np.isnan(own), other, own)
-        layers.append(_scaled(filled, low, max(high, low + 1e-6)))
-    return np.stack([layers[0], layers[1], layers[0]], axis=-1)
+        layers.append(_scaled(own, low, max(high, low + 1e-6)))
+    magenta = np.where(np.isnan(view.fixed), layers[1], layers[0])
+    green = np.where(np.isnan(view.moving), layers[0], layers[1])
+    return np.stack([magenta, green, magenta], axis=-1)
 
 
 def _scaled(image: NDArray[Any], low: float, high: float) -> NDArray[np.uint8]:
