@@ -324,6 +324,7 @@ def write_version_04(
             shape=array.shape,
             dtype=array.dtype,
             chunks=(*leading, *sides),
+            attributes={"_ARRAY_DIMENSIONS": list(archive.axes)},  # xarray's names of axes
             compressors=Blosc(cname="zstd", clevel=1, shuffle=Blosc.BITSHUFFLE),
             chunk_key_encoding={"name": "v2", "separator": "/"},
             fill_value=0,
