@@ -201,16 +201,15 @@ def test_version_04_is_zarr_2_with_the_same_pixels(older) -> None:
     assert (path / "0" / "1" / "3" / "6").is_file(), "chunks lie in nested folders"
 
 
-def test_version_04_is_valid(older, data) -> None:
+def test_version_04_is_valid(older) -> None:
     import yaozarrs
-    from ome_zarr_models.v04 import Image
 
     _, path = older
     yaozarrs.validate_zarr_store(str(path))
-    checked = Image.from_zarr(zarr.open_group(str(path), mode="r"))
-    image = checked.attributes.multiscales[0]
-    assert [a.unit for a in image.axes[-2:]] == ["micrometer", "micrometer"]
-    assert [c.label for c in checked.attributes.omero.channels] == ["DAPI", "GFP"]
+    attributes = zarr.open_group(str(path), mode="r").attrs
+    image = attributes["multiscales"][0]
+    assert [a.get("unit") for a in image["axes"]] == [None, "micrometer", "micrometer"]
+    assert [c["label"] for c in attributes["omero"]["channels"]] == ["DAPI", "GFP"]
 
 
 def test_version_04_can_be_exported_again(older, tmp_path) -> None:

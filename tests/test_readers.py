@@ -52,6 +52,14 @@ def levels(archive) -> list[np.ndarray]:
     return [root[str(k)][:] for k in range(4)]
 
 
+def test_ome_zarr_models_finds_nothing_wrong(archive, levels) -> None:
+    import ome_zarr_models
+
+    checked = ome_zarr_models.open_ome_zarr(zarr.open_group(str(archive), mode="r"))
+    text = checked.model_dump_json(exclude_none=True)
+    assert all(f'"path":"{k}"' in text for k in range(len(levels)))
+
+
 def test_ome_zarr(archive, levels) -> None:
     from ome_zarr.io import parse_url
     from ome_zarr.reader import Reader
