@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mosaicreg.pairs import Pairs
     from mosaicreg.progress import show_progress
     from mosaicreg.registration import find_offsets, register
+    from mosaicreg.warping import warp, warp_tiles
 
 _HOME = {
     "AlignmentRecord": "alignment",
@@ -39,6 +40,8 @@ _HOME = {
     "show_progress": "progress",
     "solve_layout": "layout",
     "stage_layout": "layout",
+    "warp": "warping",
+    "warp_tiles": "warping",
     "write_ome_zarr": "archive",
 }
 __all__ = [
@@ -59,6 +62,8 @@ __all__ = [
     "solve_layout",
     "stage_layout",
     "synthetic",
+    "warp",
+    "warp_tiles",
     "write_ome_zarr",
 ]
 __version__ = _version("mosaicreg")

@@ -180,9 +180,14 @@ class MeshPull:
         placed: FloatArray = np.einsum("kij,knj->kni", matrix, points) + shift[:, None]
         return placed
 
+    @cached_property
+    def _extents(self) -> tuple[FloatArray, FloatArray]:
+        """(k, 2) smallest and largest coordinates of each triangle."""
+        return self.corners.min(axis=1) - TOUCH, self.corners.max(axis=1) + TOUCH
+
     def cut(self, box: Box) -> MeshPull:
         """What a box needs of it: a few triangles."""
-        low, high = self.corners.min(axis=1) - TOUCH, self.corners.max(axis=1) + TOUCH
+        low, high = self._extents
         own = ((high >= (box.y0, box.x0)) & (low <= (box.y1 - 1, box.x1 - 1))).all(axis=1)
         corners, matrix, shift = self.corners[own], self.matrix[own], self.shift[own]
         return replace(self, corners=corners, matrix=matrix, shift=shift)

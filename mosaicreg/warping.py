@@ -25,8 +25,7 @@ from mosaicreg.geometry import Box, FloatArray, TileGrid, as_pair, group_by_bloc
 from mosaicreg.imagefile import native_block, read_header, read_image
 from mosaicreg.lazy import open_lazy
 from mosaicreg.pull import AffinePull, Pull, pull_of
-from mosaicreg.transforms import Affine, Bounds, Transform, Translation
-from mosaicreg.warp import (
+from mosaicreg.sampling import (
     COMPOSITES,
     Composite,
     Order,
@@ -37,6 +36,7 @@ from mosaicreg.warp import (
     source_window,
     warp_box,
 )
+from mosaicreg.transforms import Affine, Bounds, Transform, Translation
 
 BLOCK = 2048
 """Side of an output block in px by default."""
@@ -94,6 +94,8 @@ def open_pixels(image: Any) -> Pixels:
         image = FilePixels(path, header.shape, header.dtype, (facts.st_mtime_ns, facts.st_size))
     if not (hasattr(image, "shape") and hasattr(image, "dtype") and len(image.shape) >= 2):
         raise InputError(f"an image is a path or an array (..., y, x), not {type(image).__name__}")
+    if not all(n >= 1 for n in image.shape):  # dask calls unknown lengths NaN
+        raise InputError(f"an image of shape {image.shape} is empty, or its size is not known")
     pixels: Pixels = image
     return pixels
 
@@ -117,7 +119,7 @@ def warp(
         shape: (height, width) of the result.
         origin: (y, x) the target position of the result's first pixel.
         extrapolate: whether a mesh is continued beyond its control points.
-        order: 0, 1 or 3, see `mosaicreg.warp.Order`; 0 for masks, else 1 where not given.
+        order: 0, 1 or 3, see `mosaicreg.sampling.Order`; 0 for masks, else 1 where not given.
         fill: value of pixels that the image does not reach.
         block: (y, x) or one number, px; each block is one task. For orders 0 and 1 it does not
             change a bit of the result, for order 3 less than 1e-6 of the range.
@@ -135,7 +137,7 @@ def warp(
     check_sampling(np.dtype(source.dtype), order, fill)
     if not isinstance(transform, Transform):
         raise InputError(f"a transform is expected, not {type(transform).__name__}")
-    grid = TileGrid(as_pair(shape, "shape"), as_pair(block, "block"))
+    grid = _grid(as_pair(shape, "shape"), block)
     if any(origin):
         transform = transform.followed_by(Translation([-v for v in origin]))
     pull = pull_of(transform, Box(0, 0, *grid.shape), extrapolate=extrapolate)
@@ -155,6 +157,13 @@ def warp(
         return result
     token = tokenize(_token(source), transform, grid, extrapolate, order, fill)
     return _lazy(source, grid, plans, f"warp-{token}")
+
+
+def _grid(shape: tuple[int, int], block: int | tuple[int, int]) -> TileGrid:
+    """Blocks of a result that has pixels."""
+    if min(shape) < 1:
+        raise InputError(f"a result of {shape} px (height, width) has no pixel")
+    return TileGrid(shape, as_pair(block, "block"))
 
 
 def _token(source: Pixels) -> Any:
@@ -358,7 +367,7 @@ def warp_tiles(
         region: (y0, x0, y1, x1) of the mosaic; that of all tiles where not given.
         scale: pixels of the result per px of the mosaic.
         tile_scale: pixels of a stored tile per px of its transform's source.
-        composite: what a pixel shows that several tiles cover, see `mosaicreg.warp.Composite`.
+        composite: what a pixel shows that several tiles cover, see `mosaicreg.sampling.Composite`.
         extrapolate, order, fill, block: as in `warp`.
 
     Returns:
@@ -384,7 +393,7 @@ def warp_tiles(
     first = [int(np.floor(v * scale)) for v in bounds[:2]]
     size = [max(0, int(np.ceil(np.round((bounds[k + 2] - bounds[k]) * scale, 6))))
             for k in range(2)]  # fmt: skip
-    grid = TileGrid((size[0], size[1]), as_pair(block, "block"))
+    grid = _grid((size[0], size[1]), block)
     placed = [_in_pixels(t, scale, tile_scale, first) for t in transforms]
     return _tiles_graph(sources, placed, grid, dtype, leading,
                         _Style(order, composite, fill, extrapolate))  # fmt: skip

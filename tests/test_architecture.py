@@ -29,7 +29,7 @@ FLOORS = (
         "turning",
         "render",
         "pull",
-        "warp",
+        "sampling",
         "turned",
     ),
     (

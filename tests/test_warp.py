@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -217,6 +218,15 @@ def test_zarr_and_files_are_read_lazily(tmp_path: Path) -> None:
         np.testing.assert_array_equal(lazy.compute(scheduler="synchronous"), expected)
 
 
+def test_equal_work_has_equal_names_and_can_be_sent(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", texture(90, 80))
+    lazy, again = (warp(tmp_path / "a.npy", five_points(90, 80), (90, 80), block=40) for _ in "ab")
+    assert lazy.name == again.name
+    assert lazy.name != warp(tmp_path / "a.npy", five_points(90, 81), (90, 80), block=40).name
+    sent = pickle.loads(pickle.dumps(lazy))
+    np.testing.assert_array_equal(sent.compute(scheduler="synchronous"), lazy)
+
+
 def test_what_is_refused() -> None:
     image = np.zeros((5, 5), np.uint8)
     with pytest.raises(InputError, match="fill value"):
@@ -231,6 +241,13 @@ def test_what_is_refused() -> None:
         warp([1, 2], Translation((0, 0)), (5, 5))
     with pytest.raises(InputError, match="is its scale right"):
         warp(image, Affine.scaling(1e-15), (5, 5))
+    for shape in ((0, 5), (-1, 5)):
+        with pytest.raises(InputError, match="has no pixel"):
+            warp(image, Translation((0, 0)), shape)
+    ragged = da.from_array(image, chunks=2)
+    ragged = ragged[ragged[:, 0] > 0]
+    with pytest.raises(InputError, match="not known"):
+        warp(ragged, Translation((0, 0)), (5, 5))
 
 
 WHOLE = texture(180, 220, seed=3)
@@ -334,5 +351,7 @@ class TestTiles:
             warp_tiles(self.TILES, self.SHIFTS[:2])
         with pytest.raises(InputError, match="share one dtype"):
             warp_tiles([*self.TILES[:3], self.TILES[3].astype(float)], self.SHIFTS)
+        with pytest.raises(InputError, match="has no pixel"):
+            warp_tiles(self.TILES, self.SHIFTS, (0, 0, 0, 10))
         with pytest.raises(InputError, match="composite is one of"):
             warp_tiles(self.TILES, self.SHIFTS, composite="best")  # type: ignore[arg-type]

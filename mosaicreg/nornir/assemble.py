@@ -21,8 +21,8 @@ from mosaicreg.irtools import Stos, read_stos
 from mosaicreg.lazy import is_lazy
 from mosaicreg.nornir.core import SaveImage
 from mosaicreg.nornir.inputs import as_image, existing, is_path
+from mosaicreg.sampling import Order
 from mosaicreg.transforms import Transform, parse_transform
-from mosaicreg.warp import Order
 from mosaicreg.warping import map_region, target_region, warp
 
 __all__ = [
@@ -140,7 +140,7 @@ def WarpedImageToFixedSpace(
         area: (Height, Width) of the region; ``FixedImageArea`` where None.
         cval: value of pixels that are not mapped, one number or one for each image; 0 where None.
         extrapolate: map what lies outside a mesh, too.
-        order: 0, 1 or 3, see `mosaicreg.warp.Order`; 0 for masks, else 1, where None.
+        order: 0, 1 or 3, see `mosaicreg.sampling.Order`; 0 for masks, else 1, where None.
 
     Returns:
         One array of the image's dtype for one image, a list for a list.
@@ -256,7 +256,7 @@ def TransformImage(
         fixedImageShape: (Height, Width) of the result.
         warpedImage: the image.
         CropUndefined: True leaves what lies outside a mesh ``cval``; False continues the mesh.
-        order: 0, 1 or 3, see `mosaicreg.warp.Order`.
+        order: 0, 1 or 3, see `mosaicreg.sampling.Order`.
         cval: value of pixels that are not mapped.
 
     Returns:
@@ -295,7 +295,7 @@ def TransformStos(
         scalar: coordinates of the transform are multiplied by it, for images of that scale.
         CropUndefined: True leaves what lies outside a mesh 0; False continues the mesh.
         use_masks: leave 0 where the masks of the .stos are.
-        order: 0, 1 or 3, see `mosaicreg.warp.Order`.
+        order: 0, 1 or 3, see `mosaicreg.sampling.Order`.
 
     Raises:
         FileNotFoundError: where an image or mask is not there.

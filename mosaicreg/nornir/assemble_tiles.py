@@ -20,9 +20,9 @@ from mosaicreg.lazy import is_lazy
 from mosaicreg.nornir.assemble import _checked
 from mosaicreg.nornir.inputs import as_image, is_path
 from mosaicreg.pull import pull_of
+from mosaicreg.sampling import Composite, Order, inside
 from mosaicreg.tiling import iter_tiles
 from mosaicreg.transforms import Affine, Bounds, Transform, Translation
-from mosaicreg.warp import Composite, Order, inside
 from mosaicreg.warping import BLOCK, computed, mosaic_bounds, open_pixels, warp, warp_tiles
 
 __all__ = [
@@ -60,7 +60,7 @@ def CompositeImageWithZBuffer(
 ) -> Any:
     """Paste the pixels of ``SubImage`` that are nearer, in place; on a tie the first stays.
 
-    Stands for two ``numpy.copyto``; `mosaicreg.warp.composite_box` does it for whole mosaics. Both
+    Stands for two ``numpy.copyto``; `mosaicreg.sampling.composite_box` does it for whole mosaics. Both
     ``FullImage`` and ``FullZBuffer`` are changed, and ``FullImage`` returned.
 
     Raises:
@@ -91,7 +91,7 @@ def CreateDistanceImage(
 ) -> NDArray[Any]:
     """The distance of each pixel to the middle of an image, ((H - 1) / 2, (W - 1) / 2).
 
-    Stands for one ``numpy.hypot``. Mosaics need no such image: `mosaicreg.warp` knows distances.
+    Stands for one ``numpy.hypot``. Mosaics need no such image: `mosaicreg.sampling` knows distances.
 
     Args:
         shape: (Height, Width).
@@ -162,7 +162,7 @@ def TilesToImage(
         source_space_scale: pixels of a tile per px of its transform's source; where None, as the
             control points tell, else 1.
         composite: ``"nearest"``, ``"linear"`` (feathered), ``"mean"`` or ``"max"``.
-        order: 0, 1 or 3, see `mosaicreg.warp.Order`.
+        order: 0, 1 or 3, see `mosaicreg.sampling.Order`.
         cval: value of pixels that no tile covers.
         on_error: ``"skip"`` leaves out tiles that cannot be opened; the result's ``skipped`` says
             which and why.
