@@ -132,6 +132,8 @@ class Layout:
 
     def __repr__(self) -> str:
         height, width = bounding_box(self.boxes).shape
+        sigmas = self.sigmas[np.isfinite(self.sigmas)]
+        known = f", positions known to {np.median(sigmas):.3f} px" if len(sigmas) else ""
         turned = ""
         if self.angles is not None:
             turned = f", turned by up to {np.abs(self.angles).max():.3f} degrees"
@@ -140,7 +142,7 @@ class Layout:
         return (
             f"Layout: {len(self)} tiles on {height} x {width} px: {c['measured']} measured, "
             f"{c['stage']} by stage, {c['conflict']} in conflict; {parts} part"
-            f"{'s' if parts > 1 else ''}; rms {self.rms:.3f} px{turned}"
+            f"{'s' if parts > 1 else ''}; rms {self.rms:.3f} px{known}{turned}"
         )
 
     def _repr_html_(self) -> str:

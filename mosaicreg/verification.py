@@ -24,13 +24,16 @@ from mosaicreg.cluster import Progress, delayed_call, run_tasks
 from mosaicreg.errors import ImageError, InputError
 from mosaicreg.geometry import TileGrid, bounding_box, group_by_block
 from mosaicreg.imagefile import Header, read_header
+from mosaicreg.journal import Journal
 from mosaicreg.layout import Layout, layout_from_columns
 from mosaicreg.mosaic import Mosaic
 from mosaicreg.objects import AnyPath, as_path
-from mosaicreg.omezarr import Pyramid, read_facts, read_table
+from mosaicreg.omezarr import Pyramid, Receipt, check_shards, read_facts, read_table
 from mosaicreg.source import FileSource
 from mosaicreg.store import Folder, Place, Store, open_store
 
+TOGETHER = 16
+"""Shards whose checksums one task looks at."""
 LISTED = 1000
 """How many problems a check keeps; it counts the others."""
 
@@ -126,6 +129,7 @@ def verify(
     if image is None and checks[-1].name != "pixels":
         checks.append(Check("pixels", "not compared: the tiles are not at hand", done=False))
     checks.append(_coarser_check(store, plan, progress))
+    checks.append(_receipts_check(store, plan, progress))
     return Verification(str(store), tuple(checks))
 
 
@@ -400,6 +404,31 @@ def _coarser_check(store: Store, plan: Pyramid, progress: Progress | None) -> Ch
     ]
     problems = [p for p in run_tasks(tasks, "verify pyramid", progress) if p]
     return Check("pyramid", f"{len(tasks)} shards of coarser levels", _some(problems))
+
+
+def _receipts_check(store: Store, plan: Pyramid, progress: Progress | None) -> Check:
+    """Whether every shard is, byte for byte, the one that was written."""
+    journal = Journal(store)
+    if journal.recorded_job is None:
+        return Check("checksums", "not checked: the archive keeps none", done=False)
+    problems, tasks, at = [], [], []
+    if not journal.finished:
+        problems.append("the archive is not finished: the command that makes it, again, goes on")
+    for level in range(plan.levels):
+        due = journal.receipts(level, plan.shards(level))
+        every = [plan.shard_at(level, k) for k in range(plan.shards(level))]
+        told = [Receipt(*r) for r in zip(due.sizes.tolist(), due.crcs.tolist(), strict=True)]
+        for k in range(0, len(every), TOGETHER):
+            part = slice(k, k + TOGETHER)
+            at.append([(level, place) for place in every[part]])
+            tasks.append(delayed_call(check_shards, store, level, every[part], told[part]))
+    for places, intact in zip(at, run_tasks(tasks, "verify checksums", progress), strict=True):
+        problems += [
+            f"level {level}, shard {place}: its bytes are not those that were written"
+            for (level, place), good in zip(places, intact, strict=True)
+            if not good
+        ]
+    return Check("checksums", f"{sum(map(len, at))} shards of all levels", _some(problems))
 
 
 def _some(problems: list[str]) -> tuple[str, ...]:

@@ -82,6 +82,8 @@ def test_the_same_tile_is_found_by_comparison(tmp_path) -> None:
     assert "1 px unlike the tiles" in problems(found)
     assert "tile tile 0 does not own all of its pixels" in problems(found)
     assert "tile tile 1 does" not in problems(found)
+    assert verdicts(found)["checksums"] == "FAILED"
+    assert "level 0, shard (0, 0): its bytes are not those that were written" in problems(found)
 
 
 def test_channels_depth_and_floats_are_looked_at_plane_by_plane(tmp_path) -> None:
@@ -187,6 +189,7 @@ def test_an_archive_without_a_layout_is_checked_as_far_as_it_goes(tmp_path) -> N
     found = verify(write_ome_zarr(image, tmp_path / "b.ome.zarr", chunk=16, shard=32), image)
     assert found.passed
     assert verdicts(found)["tiles"] == "not checked"
+    assert verdicts(found)["checksums"] == "ok"
     assert verdicts(found)["pixels"] == "ok"
 
 

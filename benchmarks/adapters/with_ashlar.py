@@ -1,6 +1,11 @@
-"""ASHLAR: what its command line does for one cycle, positions written too."""
+"""ASHLAR: what its command line does for one cycle, positions written too.
+
+A fourth argument is its ``--filter-sigma``, px.
+"""
 
 from __future__ import annotations
+
+import sys
 
 import common
 
@@ -15,7 +20,8 @@ def main() -> None:
     reader = FilePatternReader(
         str(tiles), "tile_r{row:02}_c{col:02}.tif", overlap=0.1, pixel_size=common.PIXEL_SIZE
     )
-    aligner = reg.EdgeAligner(reader, max_shift=30, do_make_thumbnail=False)
+    sigma = float(sys.argv[4]) if len(sys.argv) > 4 else 0.0
+    aligner = reg.EdgeAligner(reader, max_shift=30, filter_sigma=sigma, do_make_thumbnail=False)
     aligner.run()
     width = cells[:, 1].max() + 1
     common.write_positions(out, names, aligner.positions[cells[:, 0] * width + cells[:, 1]])
