@@ -62,6 +62,7 @@ FLOORS = (
         "clusters",
         "lazy",
         "tiling",
+        "cutting",
         "registration",
         "assembly",
         "warping",

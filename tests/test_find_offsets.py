@@ -65,9 +65,9 @@ def test_find_offsets_reads_only_the_strips_that_can_overlap() -> None:
     chunked = [da.from_array(w, chunks=50, asarray=False, name=False) for w in (one, other)]
     read.clear()
     assert find_offsets([chunked[0]], [chunked[1]], (0, 150), 6) == records
-    columns = sorted({(cut[1].start, cut[1].stop) for cut in read})
-    assert columns == [(0, 50), (50, 100), (100, 150), (150, 200)]
-    assert len(read) == 16
+    of_fixed = [cut for cut in read if cut[1].start >= 100]  # the strip's blocks and no others
+    of_moving = [cut for cut in read if cut[1].stop <= 100]
+    assert (len(of_fixed), len(of_moving), len(read)) == (8, 8, 16)
 
 
 def test_find_offsets_refuses_what_does_not_pair_up() -> None:
