@@ -33,6 +33,7 @@ COMMANDS = {
     "view": "viewing",
     "export": "exporting",
     "transform": "transforming",
+    "tiles": "cutting",
     "demo": "trying",
 }
 """Module of this folder where each command lives, in the order that help lists them."""
