@@ -602,3 +602,19 @@ def test_rubbish_files_are_named(content) -> None:
             path.write_bytes(content)
             with pytest.raises(ImageError, match=f"a{suffix}"):
                 NORNIR.LoadImage(path)
+
+
+def test_a_record_as_stos(tmp_path) -> None:
+    from mosaicreg.transforms import format_transform
+
+    save_grey(tmp_path / "fixed.png", np.zeros((100, 200), np.uint8))
+    save_grey(tmp_path / "warped.png", np.zeros((40, 60), np.uint8))
+    record = NORNIR.AlignmentRecord((5, 7), 1, 90)
+    stos = NORNIR.ToStos(record, tmp_path / "fixed.png", tmp_path / "warped.png")
+    name, *words = format_transform(stos.transform).split()
+    assert name == "GridTransform_double_2_2"
+    assert (words[0], words[10]) == ("vp", "fp")
+    vertices, grid = ([float(w) for w in part] for part in (words[1:10], words[11:]))
+    np.testing.assert_allclose(vertices, [8, 87, 84, 87, 25, 126, 84, 126, 25], atol=1e-9)
+    assert grid == [7, 0, 1, 1, 0, 0, 59, 39]
+    np.testing.assert_allclose(stos.pixel_transform.transform([(0, 0)]), [(84, 87)], atol=1e-6)

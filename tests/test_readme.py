@@ -22,13 +22,19 @@ def test_the_python_of_the_readme_prints_what_it_says(tmp_path) -> None:
     from mosaicreg.demo import demo_acquisition
 
     demo_acquisition(0).write(tmp_path / "demo_tiles")
-    job, cluster = blocks("python")
+    job, cluster, nornir = blocks("python")
     found = subprocess.run(
         [sys.executable, "-c", job], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert found.returncode == 0, found.stderr
     assert found.stdout.strip() == blocks("text")[0].strip()
     assert (tmp_path / "out.ome.zarr" / "zarr.json").is_file()
+
+    found = subprocess.run(
+        [sys.executable, "-c", nornir], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.strip() == blocks("text")[1].strip()
 
     on_cluster = cluster + job.replace("out.ome.zarr", "cluster.ome.zarr")
     found = subprocess.run(
