@@ -6,6 +6,7 @@ Nothing here touches servers that run already: own ports, own sockets, own netwo
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import signal
 import socket
@@ -24,13 +25,15 @@ def needed(*programs: str) -> None:
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port to serve on, below those that the system hands out to connections."""
+    while True:
+        port = random.randrange(15000, 32000)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind((host, port))
+            return port
 
 
-def wait_for(what: str, ready: Callable[[], object], seconds: float = 60) -> None:
+def wait_for(what: str, ready: Callable[[], object], seconds: float = 180) -> None:
     end = time.monotonic() + seconds
     while not ready():
         assert time.monotonic() < end, f"{what} did not come up within {seconds} s"
@@ -306,8 +309,13 @@ class Gateway:
 
     def start(self) -> None:
         """It answers from now on."""
-        self._running.enter_context(running(self._command, self._log))
-        wait_for("radosgw", lambda: answers("127.0.0.1", self._port), 120)
+        process = self._running.enter_context(running(self._command, self._log))
+
+        def up() -> bool:
+            assert process.poll() is None, f"radosgw ended: {self._log.read_text()[-3000:]}"
+            return answers("127.0.0.1", self._port)
+
+        wait_for("radosgw", up)
 
     def stop(self) -> None:
         """It refuses connections from now on; what it holds stays."""
@@ -342,7 +350,7 @@ def ceph(folder: Path) -> Iterator[Gateway]:
         running(["ceph-mgr", *c, "-f", "-i", "x"], log),
     ):
         osd = str(uuid.uuid4())
-        wait_for("ceph-mon", lambda: works("ceph", *c, "quorum_status"), 120)
+        wait_for("ceph-mon", lambda: works("ceph", *c, "quorum_status"))
         call("ceph-osd", *c, "-i", "0", "--mkfs", "--osd-uuid", osd)
         call("ceph", *c, "osd", "new", osd, timeout=60)
         with running(["ceph-osd", *c, "-f", "-i", "0"], log):

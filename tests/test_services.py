@@ -211,11 +211,11 @@ def test_s3_through_a_kill_and_an_outage(tiles: Path, bucket, expected) -> None:
     for path in tiles.iterdir():
         (place / "tiles" / path.name).write_bytes(path.read_bytes())
     with servers.running(command, log) as client:
-        servers.wait_for("the first shards", lambda: shards() > 4, 120)
+        servers.wait_for("the first shards", lambda: shards() > 4)
         servers.end(client, signal.SIGKILL)
     assert 4 < shards() < 42
     with servers.running(command, log) as client:
-        servers.wait_for("more shards", lambda: shards() > 14 or client.poll() is not None, 120)
+        servers.wait_for("more shards", lambda: shards() > 14 or client.poll() is not None)
         assert client.poll() is None, log.read_text()
         gateway.stop()
         time.sleep(4)

@@ -296,6 +296,8 @@ def test_the_whole_job_from_bucket_to_bucket(
     assert "Nothing to do" in again
     assert "OME-Zarr archive of mosaicreg" in run("info", there).output
     run("verify", there)
+    run("report", there, "-o", tmp_path / "report.html")
+    assert SECRET not in (tmp_path / "report.html").read_text(encoding="utf-8")
 
     run("assemble", layout, "-o", tmp_path / "again.ome.zarr", *SMALL)
     for key, value in levels.items():
@@ -329,3 +331,9 @@ def test_a_changed_tile_is_noticed(bucket: ObjectPath, tiles: Path) -> None:
     differ = {k for k in before if k.startswith("0/c/") and before[k] != after.get(k)}
     assert "0/c/0/0" in differ
     assert len(differ) < len([k for k in before if k.startswith("0/c/")]) / 2
+
+
+def test_what_must_be_on_a_disk_says_so(bucket: ObjectPath) -> None:
+    result = CliRunner().invoke(main, ["view", str(bucket / "out.ome.zarr")])
+    assert result.exit_code == 2
+    assert "this must be on a disk" in result.output

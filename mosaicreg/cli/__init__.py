@@ -119,8 +119,18 @@ class Address(click.Path):
         return super().convert(value, param, ctx)
 
 
+class Disk(click.Path):
+    """A path of a disk, where no object store will do."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        """A `Path`."""
+        if isinstance(value, str) and "://" in value:
+            self.fail("this must be on a disk, not in an object store", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 PATH = Address(path_type=Path)
-DISK = click.Path(path_type=Path)
+DISK = Disk(path_type=Path)
 
 input_options = option_group(
     click.option("--positions", type=PATH, metavar="FILE",
@@ -192,7 +202,7 @@ run_options = option_group(
     click.option("--memory-limit", metavar="SIZE",
                  help="Memory of each worker, e.g. 2GB; starts worker processes."),
     click.option("--quiet", is_flag=True, help="No progress, only the result."),
-    click.option("--log-file", type=PATH, metavar="FILE",
+    click.option("--log-file", type=DISK, metavar="FILE",
                  help="Append progress and events to FILE, one JSON object a line."),
 )  # fmt: skip
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from mosaicreg.cli import PATH, run_options
+from mosaicreg.cli import DISK, PATH, run_options
 from mosaicreg.cli.running import check_layout_file, errors_for_people, working
 
 
@@ -39,7 +39,7 @@ Examples:
 @click.option(
     "-o",
     "--output",
-    type=PATH,
+    type=DISK,
     required=True,
     help="What to write; its ending says what: .ome.tif, .png, .ome.zarr, or a layout "
     "as .csv, .txt (TileConfiguration), .mosaic, .json.",

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from mosaicreg.cli import PATH
+from mosaicreg.cli import DISK, PATH
 from mosaicreg.cli.running import errors_for_people
+
+if TYPE_CHECKING:
+    from mosaicreg.objects import AnyPath
 
 
 @click.command(
@@ -18,11 +22,11 @@ Examples:
   mosaicreg report out.ome.zarr --json > numbers.json"""
 )
 @click.argument("archive", type=PATH)
-@click.option("-o", "--output", type=PATH, metavar="FILE",
+@click.option("-o", "--output", type=DISK, metavar="FILE",
               help="The page to write, .html.  [default: beside ARCHIVE]")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="The numbers, for programs; no page.")
 @click.option("--quiet", is_flag=True, help="No progress, only the result.")
-def report(archive: Path, output: Path | None, as_json: bool, quiet: bool) -> None:
+def report(archive: AnyPath, output: Path | None, as_json: bool, quiet: bool) -> None:
     """Show how far to trust the mosaic ARCHIVE: one HTML file that needs nothing else.
 
     Tiles by verdict and residual, pairs, what was moved, and the seams that may be furthest off,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mosaicreg.cli import PATH, input_options, output_options, register_options, run_options
+from mosaicreg.cli import DISK, PATH, input_options, output_options, register_options, run_options
 from mosaicreg.cli.running import (
     assemble_archive,
     check_layout_file,
@@ -47,7 +47,7 @@ Examples:
     metavar="FILE",
     help="Write the layout too: .csv, .txt, .mosaic or .json.",
 )
-@click.option("--report", type=PATH, metavar="FILE",
+@click.option("--report", type=DISK, metavar="FILE",
               help="Write a page that shows how far to trust the mosaic, .html.")  # fmt: skip
 @output_options
 @run_options

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mosaicreg.cli import PATH, archive_options, run_options
+from mosaicreg.cli import DISK, archive_options, run_options
 from mosaicreg.cli.running import errors_for_people, working
 
 if TYPE_CHECKING:
@@ -23,11 +23,11 @@ Examples:
   mosaicreg transform 0002-0001.stos -o warped.ome.zarr
   mosaicreg transform 0002-0001_16.stos -o warped.ome.zarr --image 0002.tif --scale 16"""
 )
-@click.argument("stos", type=PATH)
-@click.option("-o", "--output", type=PATH, required=True, help="The archive to write, .ome.zarr.")
+@click.argument("stos", type=DISK)
+@click.option("-o", "--output", type=DISK, required=True, help="The archive to write, .ome.zarr.")
 @click.option(
     "--image",
-    type=PATH,
+    type=DISK,
     metavar="FILE",
     help="The image to warp. [default: the second one that STOS names]",
 )

@@ -16,6 +16,7 @@ from mosaicreg.cluster import Progress
 from mosaicreg.drawing import MANY, Frame, colour_key, legend, link_key
 from mosaicreg.errors import InputError
 from mosaicreg.imagefile import write_atomically
+from mosaicreg.objects import AnyPath
 from mosaicreg.registration import registration_lead
 from mosaicreg.reopening import Archive, read_archive
 from mosaicreg.report import figures
@@ -66,9 +67,13 @@ def check_page(path: Path) -> None:
         raise InputError(f"{path} is a folder; the report needs the name of a file, .html")
 
 
-def default_page(archive: Path) -> Path:
-    """Where a report goes when nobody says: beside the archive, under its name."""
-    return archive.parent / f"{archive.name.removesuffix('.zarr').removesuffix('.ome')}.html"
+def default_page(archive: AnyPath) -> Path:
+    """Where a report goes when nobody says: beside the archive, under its name.
+
+    Of an archive in an object store: into the working folder.
+    """
+    folder = archive.parent if isinstance(archive, Path) else Path()
+    return folder / f"{archive.name.removesuffix('.zarr').removesuffix('.ome')}.html"
 
 
 def read_numbers(archive: Place, progress: Progress | None = None) -> dict[str, Any]:
