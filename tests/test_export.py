@@ -280,3 +280,10 @@ def test_an_unknown_ending_is_said(tmp_path) -> None:
     result = run("export", tmp_path / "a.ome.zarr", "-o", tmp_path / "a.docx")
     assert result.exit_code == 2
     assert "no form is known for this ending" in result.output
+
+
+@pytest.mark.parametrize("name", ["a.ome.tif", "a.png"])
+def test_files_go_to_a_disk(name, tmp_path) -> None:
+    result = run("export", tmp_path / "a.ome.zarr", "-o", f"s3://bucket/{name}")
+    assert result.exit_code == 2
+    assert f"s3://bucket/{name}: TIFF and PNG are written to a disk" in result.output

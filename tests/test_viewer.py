@@ -19,6 +19,7 @@ import zarr
 
 from mosaicreg import InputError, Mosaic, assemble, register, solve_layout, write_ome_zarr
 from mosaicreg.layout import save_layout, stage_layout
+from mosaicreg.objects import as_path
 from mosaicreg.omezarr import halve
 from mosaicreg.viewer import ondemand
 from mosaicreg.viewer.ondemand import OnDemand
@@ -157,6 +158,14 @@ def test_what_cannot_be_shown_is_said(name, tmp_path) -> None:
     with (
         pytest.raises(InputError, match="neither an OME-Zarr archive nor a layout"),
         serving(tmp_path / name),
+    ):
+        pass
+
+
+def test_an_archive_in_an_object_store_is_not_shown() -> None:
+    with (
+        pytest.raises(InputError, match="from a disk of this machine; copy the folder here first"),
+        serving(as_path("s3://bucket/a.ome.zarr")),
     ):
         pass
 

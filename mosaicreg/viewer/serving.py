@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 from mosaicreg.errors import InputError
 from mosaicreg.layout import load_layout
 from mosaicreg.mosaicfile import SUFFIXES
+from mosaicreg.objects import ObjectPath
 from mosaicreg.viewer.ondemand import OnDemand
 
 if TYPE_CHECKING:
@@ -79,6 +80,11 @@ def _archive(
     path: Path, pixel_size: float | None
 ) -> Iterator[tuple[Path, Callable[[str], None] | None]]:
     """The folder to serve, and what fills it where it is made on demand."""
+    if isinstance(path, ObjectPath) and path.suffix.lower() not in SUFFIXES:
+        raise InputError(
+            f"{path}: archives are shown from a disk of this machine; copy the folder here first, "
+            "or show its layout, which is drawn from the tiles"
+        )
     if path.is_dir() and any((path / name).is_file() for name in METADATA):
         yield path.resolve(), None
     elif path.suffix.lower() in SUFFIXES:
