@@ -261,8 +261,16 @@ def _encoded(array: Any, index: tuple[slice, ...], pixels: NDArray[Any]) -> memo
 
     objects: dict[str, Any] = array.metadata.to_buffer_dict(cpu.buffer_prototype)
     names = set(objects)
+    # A chunk whose middle pixel is not 0 need not be searched for one that is not, which takes a
+    # third of the time. Chunks of nothing else are left out either way.
+    middles = (
+        np.minimum(np.arange(0, n, c) + c // 2, n - 1)
+        for n, c in zip(pixels.shape[-2:], array.chunks[-2:], strict=True)
+    )
+    full = bool(pixels[..., *np.ix_(*middles)].all())
     with _few_threads():
-        zarr.open_array(MemoryStore(objects), mode="r+")[index] = pixels
+        shard = zarr.open_array(MemoryStore(objects), mode="r+")
+        shard.with_config({"write_empty_chunks": full})[index] = pixels
     made = [key for key in objects if key not in names]
     assert len(made) <= 1, f"{index} became {len(made)} objects"
     return memoryview(objects[made[0]].as_numpy_array()).cast("B") if made else None

@@ -191,6 +191,28 @@ def test_half_a_shard_is_never_written(tmp_path) -> None:
         write_shard(path, 0, (0, 0), np.zeros((64, 128), np.uint16))
 
 
+@pytest.mark.parametrize("empty", [False, True])
+def test_chunks_of_nothing_are_left_out(empty, tmp_path) -> None:
+    """A shard has the chunks that hold a pixel that is not 0, wherever in the chunk it is."""
+    image = np.ones((40, 56), dtype=np.uint16)
+    if empty:
+        image[:16, 16:32] = 0
+        image[16:32, :16] = 0
+        image[31, 15] = 7
+    path = tmp_path / "a.zarr"
+    array = da.from_array(image, chunks=(32, 32))
+    write_ome_zarr(array, path, axes="yx", chunk=16, shard=32, pyramid=False)
+    there = []
+    for shard in np.ndindex(2, 2):
+        content = (path / "0" / "c" / str(shard[0]) / str(shard[1])).read_bytes()
+        # The index of the shard: offset and length of 2 x 2 chunks, then a checksum.
+        index = np.frombuffer(content[-68:-4], dtype="<u8").reshape(2, 2, 2)
+        there += [tuple(np.multiply(shard, 2) + at) for at in np.argwhere(index[..., 0] + 1 > 0)]
+    inside = {(y, x) for y in range(3) for x in range(4)}
+    assert {tuple(map(int, at)) for at in there} == inside - ({(0, 1)} if empty else set())
+    np.testing.assert_array_equal(zarr.open_array(path, path="0")[:], image)
+
+
 @pytest.mark.parametrize("shape", [(2, 90, 70), (2, 3, 90, 70), (2, 2, 2, 40, 70)])
 def test_leading_axes(shape, tmp_path) -> None:
     pixels = image(shape, chunk=32)

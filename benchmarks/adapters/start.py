@@ -14,7 +14,6 @@ for name in (
     "mosaicreg.progress",
     "dask.threaded",
     "zarr",
-    "yaozarrs",
     "tifffile",
     "scipy.sparse.linalg",
 ):
