@@ -256,11 +256,8 @@ def _encoded(array: Any, index: tuple[slice, ...], pixels: NDArray[Any]) -> memo
     store sees them, and reach it in one piece.
     """
     import zarr
-    from zarr.buffer import cpu
-    from zarr.storage import MemoryStore
+    from zarr.storage import MemoryStore, StorePath
 
-    objects: dict[str, Any] = array.metadata.to_buffer_dict(cpu.buffer_prototype)
-    names = set(objects)
     # A chunk whose middle pixel is not 0 need not be searched for one that is not, which takes a
     # third of the time. Chunks of nothing else are left out either way.
     middles = (
@@ -268,12 +265,15 @@ def _encoded(array: Any, index: tuple[slice, ...], pixels: NDArray[Any]) -> memo
         for n, c in zip(pixels.shape[-2:], array.chunks[-2:], strict=True)
     )
     full = bool(pixels[..., *np.ix_(*middles)].all())
+    objects: dict[str, Any] = {}
+    shard = zarr.AsyncArray(
+        array.metadata, StorePath(MemoryStore(objects)), config={"write_empty_chunks": full}
+    )
     with _few_threads():
-        shard = zarr.open_array(MemoryStore(objects), mode="r+")
-        shard.with_config({"write_empty_chunks": full})[index] = pixels
-    made = [key for key in objects if key not in names]
-    assert len(made) <= 1, f"{index} became {len(made)} objects"
-    return memoryview(objects[made[0]].as_numpy_array()).cast("B") if made else None
+        zarr.Array(shard)[index] = pixels
+    assert len(objects) <= 1, f"{index} became {len(objects)} objects"
+    made = list(objects.values())
+    return memoryview(made[0].as_numpy_array()).cast("B") if made else None
 
 
 def reduce_shard(place: Place, level: int, plane: tuple[int, ...], box: Box) -> Receipt:
