@@ -8,7 +8,7 @@ from typing import Any
 
 SECTIONS = {
     "Tutorial": ("tutorial",),
-    "How to": ("inputs", "bad-tiles", "sharing", "cluster", "scale", "nornir"),
+    "How to": ("inputs", "bad-tiles", "sharing", "cluster", "scale", "transforms", "nornir"),
     "Explanation": ("how-it-works", "accuracy", "performance", "architecture"),
     "Reference": ("commands", "reference"),
 }

@@ -60,8 +60,8 @@ def CompositeImageWithZBuffer(
 ) -> Any:
     """Paste the pixels of ``SubImage`` that are nearer, in place; on a tie the first stays.
 
-    Stands for two ``numpy.copyto``; `mosaicreg.sampling.composite_box` does it for whole mosaics. Both
-    ``FullImage`` and ``FullZBuffer`` are changed, and ``FullImage`` returned.
+    Stands for two ``numpy.copyto``; `mosaicreg.sampling.composite_box` does it for whole mosaics.
+    Both ``FullImage`` and ``FullZBuffer`` are changed, and ``FullImage`` returned.
 
     Raises:
         InputError: where the image does not fit in at ``offset`` (Y, X), or shapes differ.
@@ -91,7 +91,7 @@ def CreateDistanceImage(
 ) -> NDArray[Any]:
     """The distance of each pixel to the middle of an image, ((H - 1) / 2, (W - 1) / 2).
 
-    Stands for one ``numpy.hypot``. Mosaics need no such image: `mosaicreg.sampling` knows distances.
+    Stands for one ``numpy.hypot``. Mosaics need no such image: `mosaicreg.warp_tiles` does without.
 
     Args:
         shape: (Height, Width).
