@@ -228,6 +228,10 @@ def report(rows: list[dict]) -> str:
                 f"| {r['program']} | {measured} | {_pair(r, 'all ')} | {_pair(r, 'textured ')} | "
                 f"{r['CPU s']:.0f} |"
             )
+        seen_here = {str(r["program"]).split(" blur")[0] for r in here}
+        missing = [p.name for p in harness.PEERS if p.name not in seen_here]
+        if missing:
+            lines.append(f"| {', '.join(missing)} | not measured in this run | | | |")
         own = next((r for r in here if r["program"] == "mosaicreg"), None)
         if own:
             lines += ["", _verdict(case, own)]
