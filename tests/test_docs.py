@@ -23,7 +23,7 @@ RUN = ("tutorial", "inputs", "bad-tiles", "sharing", "nornir", "transforms")
 """Pages whose blocks are run from the first to the last, in a folder of their own. A block is left
 out where the line before it says why: <!-- not run: because -->."""
 BLOCK = re.compile(
-    r"(?P<why><!-- not run: .+ -->\n)?```(?P<kind>python|sh)\n(?P<code>.*?)```", re.DOTALL
+    r"(?P<why><!-- not run: [^\n]+ -->\n)?```(?P<kind>python|sh)\n(?P<code>.*?)```", re.DOTALL
 )
 
 

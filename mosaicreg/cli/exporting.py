@@ -90,10 +90,7 @@ def _image(input: Path, output: Path, suffix: str, options: dict[str, Any]) -> N
     """Write pixels as the output's ending says."""
     from mosaicreg import export
     from mosaicreg.errors import InputError
-    from mosaicreg.objects import ObjectPath
 
-    if suffix != ".zarr" and isinstance(output, ObjectPath):
-        raise InputError(f"{output}: TIFF and PNG are written to a disk of this machine")
     if suffix != ".zarr" and output.exists() and not options["overwrite"]:
         raise InputError(f"{output} exists; choose another name, or replace it with --overwrite")
     if suffix == ".png":
