@@ -65,6 +65,7 @@ FLOORS = (
         "cutting",
         "registration",
         "assembly",
+        "windows",
         "warping",
         "archive",
         "layers",
@@ -89,6 +90,7 @@ ORDER = {room: k for k, room in enumerate(room for floor in FLOORS for room in f
 DASK_ROOMS = {
     "layers",
     "warping",
+    "windows",
     "lazy",
     "tiling",
     "cluster",

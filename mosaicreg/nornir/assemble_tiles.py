@@ -23,7 +23,8 @@ from mosaicreg.pull import pull_of
 from mosaicreg.sampling import Composite, Order, inside
 from mosaicreg.tiling import iter_tiles
 from mosaicreg.transforms import Affine, Bounds, Transform, Translation
-from mosaicreg.warping import BLOCK, computed, mosaic_bounds, open_pixels, warp, warp_tiles
+from mosaicreg.warping import BLOCK, computed, mosaic_bounds, warp, warp_tiles
+from mosaicreg.windows import open_pixels
 
 __all__ = [
     "CompositeImage",
