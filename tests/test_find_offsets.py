@@ -44,30 +44,35 @@ def test_find_offsets_takes_images_of_every_kind(kind, tmp_path) -> None:
     np.testing.assert_allclose(alone[0].peak, (3.25, 150.5), atol=0.05)
 
 
+READ: list[tuple[slice, ...]] = []
+
+
+class Watched:
+    """An array that remembers what was asked for; of the module, so that dask can pickle it."""
+
+    def __init__(self, image: np.ndarray) -> None:
+        self.image, self.shape, self.dtype = image, image.shape, image.dtype
+        self.chunks, self.store, self.ndim = (50, 50), None, 2
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        READ.append(index)
+        return self.image[index]
+
+
 def test_find_offsets_reads_only_the_strips_that_can_overlap() -> None:
-    read: list[tuple[slice, ...]] = []
-
-    class Watched:
-        def __init__(self, image: np.ndarray) -> None:
-            self.image, self.shape, self.dtype = image, image.shape, image.dtype
-            self.chunks, self.store, self.ndim = (50, 50), None, 2
-
-        def __getitem__(self, index: Any) -> np.ndarray:
-            read.append(index)
-            return self.image[index]
-
+    READ.clear()
     first, second, _ = overlapping_images()
     one, other = Watched(first), Watched(second)
     records = find_offsets([one], [other], (0, 150), 6)
     np.testing.assert_allclose(records[0].peak, (3.25, 150.5), atol=0.05)
-    assert sorted((cut[1].start, cut[1].stop) for cut in read) == [(0, 56), (144, 200)]
+    assert sorted((cut[1].start, cut[1].stop) for cut in READ) == [(0, 56), (144, 200)]
 
     chunked = [da.from_array(w, chunks=50, asarray=False, name=False) for w in (one, other)]
-    read.clear()
+    READ.clear()
     assert find_offsets([chunked[0]], [chunked[1]], (0, 150), 6) == records
-    of_fixed = [cut for cut in read if cut[1].start >= 100]  # the strip's blocks and no others
-    of_moving = [cut for cut in read if cut[1].stop <= 100]
-    assert (len(of_fixed), len(of_moving), len(read)) == (8, 8, 16)
+    of_fixed = [cut for cut in READ if cut[1].start >= 100]  # the strip's blocks and no others
+    of_moving = [cut for cut in READ if cut[1].stop <= 100]
+    assert (len(of_fixed), len(of_moving), len(READ)) == (8, 8, 16)
 
 
 def test_find_offsets_refuses_what_does_not_pair_up() -> None:
