@@ -198,12 +198,11 @@ def worker_room(count: int | None = None, memory_limit: str | None = None) -> tu
     return MEMORY_LIMIT, count or CPU_COUNT
 
 
-def _room() -> tuple[int, int]:
-    from distributed import get_worker
+def _room(dask_worker: Any) -> tuple[int, int]:
+    """On a worker; distributed fills in the argument of this name."""
     from distributed.system import MEMORY_LIMIT
 
-    worker = get_worker()
-    return worker.memory_manager.memory_limit or MEMORY_LIMIT, worker.state.nthreads
+    return dask_worker.memory_manager.memory_limit or MEMORY_LIMIT, dask_worker.state.nthreads
 
 
 def peak_memory() -> int:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import logging
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -231,7 +232,11 @@ def _this_machine(workers: int | None, memory_limit: str | None, size: int) -> I
     count = workers or CPU_COUNT
     amount = f"{size / 1e9:.1f} GB of tiles"
     if memory_limit is None and size < LARGE:
-        with dask.config.set(scheduler="threads", num_workers=count):
+        # A pool of our own: when the job is stopped, tasks that run are waited for.
+        with (
+            ThreadPoolExecutor(count) as pool,
+            dask.config.set(scheduler="threads", num_workers=count, pool=pool),
+        ):
             yield f"on {count} threads" + (f" ({amount}: a small job)" if size else "")
         return
     if memory_limit is None:
