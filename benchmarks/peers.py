@@ -288,7 +288,13 @@ def report(results: Results, options: argparse.Namespace) -> str:
 def main() -> None:
     """Measure, print, and draw."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--sides", type=int, nargs="+", default=[4, 10], help="grids, n x n tiles")
+    parser.add_argument(
+        "--sides",
+        type=int,
+        nargs="*",
+        default=[4, 10],
+        help="grids, n x n tiles; none: tables and plot of --results as they are",
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--peer-rounds", type=int, default=None, help="of the peers; as --rounds")
     parser.add_argument("--budget", type=float, default=600, help="CPU s that one run may take")
