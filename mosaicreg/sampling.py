@@ -241,7 +241,6 @@ def _affine_box(
     unit = 2.0**-pull.bits
     matrix = pull.matrix * unit
     start = (pull.at(box) - (np.array((window.y0, window.x0)) << pull.bits)) * unit
-    axes: Any = np.diagonal(matrix) if matrix[0, 1] == matrix[1, 0] == 0 else matrix
     sampler = Sampler(pixels, order)
     gaps = pixels.dtype.kind == "f" and order > 0 and bool(np.isnan(pixels).any())
     if gaps or pixels.dtype in (np.bool_, np.float16):
@@ -251,7 +250,7 @@ def _affine_box(
     else:
         for index in np.ndindex(*sampler.lead):
             ndimage.affine_transform(  # type: ignore[call-overload]  # stubs know no output array
-                pixels[index], axes, start, box.shape, out[index], order,
+                pixels[index], matrix, start, box.shape, out[index], order,
                 mode="nearest", prefilter=False,
             )  # fmt: skip
     _fill_outside(box, pull, shape, fill, out)
