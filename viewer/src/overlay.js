@@ -2,7 +2,7 @@
 export const VERDICT_COLOURS = { measured: "#56b4e9", stage: "#e69f00", conflict: "#ff5c8a" };
 export const PAIR_COLOURS = { accepted: "#2fd08a", rejected: "#ff5c8a", "no signal": "#b0b0b0" };
 const COLOURS = Object.values(VERDICT_COLOURS);
-const SMALLEST = 5; // px on screen: smaller tiles are drawn only where they were not measured
+const SMALLEST = 5; // px on screen: of smaller tiles only those that were not measured are drawn
 const NAMES_FROM = 60; // px on screen: a name needs so much room
 const MOST_NAMES = 400;
 
@@ -24,11 +24,7 @@ export function drawOverlay(canvas, tiles, layers, toScreen, zoom, selected) {
     h: Number(tiles.height[k]) * zoom,
     angle: ((tiles.angle?.[k] ?? 0) * Math.PI) / 180,
   });
-  const seen = [];
-  for (let k = 0; k < tiles.count; k++) {
-    const box = place(k);
-    if (box.x < width && box.y < height && box.x + box.w > 0 && box.y + box.h > 0) seen.push([k, box]);
-  }
+  const seen = Object.values(layers).some(Boolean) ? inView(tiles, zero, zoom, width, height, place) : [];
   if (layers.outlines) outlines(pen, tiles, seen);
   if (layers.pairs && tiles.pairs) pairArrows(pen, tiles, seen, place);
   if (layers.moves && tiles.stage_y) moves(pen, tiles, seen, zoom);
@@ -41,6 +37,20 @@ export function drawOverlay(canvas, tiles, layers, toScreen, zoom, selected) {
     outline(pen, box);
     pen.stroke();
   }
+}
+
+// [number, box] of the tiles on the screen; a million tiles must not cost a million objects per frame.
+function inView(tiles, zero, zoom, width, height, place) {
+  const seen = [];
+  const [top, left] = [tiles.origin.y - zero.y / zoom, tiles.origin.x - zero.x / zoom];
+  const [bottom, right] = [top + height / zoom, left + width / zoom];
+  for (let k = 0; k < tiles.count; k++) {
+    if (tiles.y[k] >= bottom || tiles.x[k] >= right) continue;
+    if (tiles.y[k] + Number(tiles.height[k]) <= top || tiles.x[k] + Number(tiles.width[k]) <= left) continue;
+    if (tiles.verdict[k] === 0 && Number(tiles.width[k]) * zoom < SMALLEST) continue;
+    seen.push([k, place(k)]);
+  }
+  return seen;
 }
 
 // A tile is turned around its middle: (y, x) of it go to (c y - s x, s y + c x).
