@@ -16,7 +16,6 @@ from html import escape
 from pathlib import Path
 from typing import Any, TextIO
 
-from mosaicreg.cluster import Progress
 from mosaicreg.errors import InputError
 
 LINE_EVERY = 5.0
@@ -61,7 +60,7 @@ class Pace:
 
 
 @contextmanager
-def show_progress(quiet: bool = False, log: Log | None = None) -> Iterator[Progress]:
+def show_progress(quiet: bool = False, log: Log | None = None) -> Iterator[Reporter]:
     """A function that takes (stage, done, total) and shows it, where people look.
 
     Pass it on: ``with show_progress() as progress: register(mosaic, progress=progress)``.
@@ -70,16 +69,10 @@ def show_progress(quiet: bool = False, log: Log | None = None) -> Iterator[Progr
         quiet: show nothing.
         log: where it is written too.
     """
-    watch = _Watch()
-    sinks: list[Callable[[Pace], None]] = []
+    report = Reporter()
+    sinks = report.sinks
     if log is not None:
         sinks.append(_every(LINE_EVERY, log.pace))
-
-    def report(stage: str, done: int, total: int) -> None:
-        pace = watch(stage, done, total)
-        for sink in sinks:
-            sink(pace)
-
     if quiet:
         yield report
     elif _in_notebook():
@@ -154,16 +147,27 @@ def clock(seconds: float) -> str:
 
 
 @dataclass
-class _Watch:
-    """Knows when each stage began."""
+class Reporter:
+    """Called with (stage, done, total); tells all sinks, and remembers how long stages took.
 
-    started: dict[str, float] = field(default_factory=dict)
+    Args:
+        sinks: told the pace.
+        seconds: from the start of each stage to what was last heard of it.
+    """
 
-    def __call__(self, stage: str, done: int, total: int) -> Pace:
+    sinks: list[Callable[[Pace], None]] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+    _started: dict[str, float] = field(default_factory=dict)
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """Take a report."""
         now = time.monotonic()
         if done == 0:
-            self.started[stage] = now
-        return Pace(stage, done, total, now - self.started.setdefault(stage, now))
+            self._started[stage] = now
+        seconds = now - self._started.setdefault(stage, now)
+        self.seconds[stage] = seconds
+        for sink in self.sinks:
+            sink(Pace(stage, done, total, seconds))
 
 
 def _every(seconds: float, sink: Callable[[Pace], None]) -> Callable[[Pace], None]:

@@ -269,7 +269,12 @@ def test_the_command_line_writes_page_and_numbers(tiles, tmp_path) -> None:
     out, page = tmp_path / "o.ome.zarr", tmp_path / "first.html"
     done = run("stitch", tiles, "-o", out, "--report", page)
     assert done.returncode == 0, done.stderr
-    assert "--report" in Page(page).numbers["provenance"]["command"]
+    first = Page(page)
+    assert "--report" in first.numbers["provenance"]["command"]
+    assert first.numbers["worker_memory_bytes"]["measured"] > 0
+    assert {"register", "solve", "write"} <= set(first.numbers["seconds"])
+    assert "GB predicted" in first.text
+    assert "python 3." in first.text
     done = run("report", out, "--quiet")
     assert done.returncode == 0, done.stderr
     assert Page(tmp_path / "o.html").numbers["tiles"]["measured"] == 12

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import platform
 import shlex
 import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +32,10 @@ NOT_THE_JOB = frozenset(
 """Options that do not change what is in the archive. All others make another job."""
 AFTER_LAYOUT = frozenset(("blend", "interpolation", "fill", "chunk", "shard", "no_pyramid"))
 """Options that change the archive, but not the layout."""
+
+
+LIBRARIES = ("dask", "distributed", "numpy", "scipy", "tifffile", "imagecodecs", "zarr")
+"""Whose versions are stored with a result."""
 
 
 @contextmanager
@@ -264,14 +270,16 @@ def check_room(mosaic: Mosaic, layout: Layout, options: dict[str, Any]) -> JobPl
     return plan
 
 
-def tell_memory(plan: JobPlan, output: AnyPath, options: dict[str, Any]) -> None:
-    """Predicted beside measured memory: said, and stored in the archive."""
+def tell_memory(plan: JobPlan, output: AnyPath, options: dict[str, Any], progress: Any) -> None:
+    """Predicted beside measured memory: said, and stored in the archive, with how long it took."""
     from mosaicreg.cluster import peak_memory
     from mosaicreg.omezarr import write_facts
     from mosaicreg.planning import size_in_words
 
     peak = peak_memory()
-    write_facts(output, {"worker_memory": {"predicted": plan.worker_memory, "measured": peak}})
+    seconds = {stage: round(took, 2) for stage, took in progress.seconds.items()}
+    memory = {"predicted": plan.worker_memory, "measured": peak}
+    write_facts(output, {"worker_memory": memory, "seconds": seconds})
     if not options["quiet"]:
         click.echo(
             f"Memory of a worker: {size_in_words(plan.worker_memory)} predicted, "
@@ -327,6 +335,7 @@ def made_by(mosaic: Mosaic, options: dict[str, Any]) -> dict[str, Any]:
     shown = {k: str(v) if isinstance(v, Path | ObjectPath) else v for k, v in given.items()}
     return {
         "version": mosaicreg.__version__,
+        "versions": {"python": platform.python_version(), **{n: version(n) for n in LIBRARIES}},
         "command": shlex.join(["mosaicreg", *sys.argv[1:]]),
         "options": shown,
         "input_digest": mosaic.digest(),

@@ -82,7 +82,7 @@ def stitch(input: AnyPath, output: AnyPath, **options: Any) -> None:
                 if options["layout_out"]:
                     save_layout(options["layout_out"], mosaic, layout, provenance)
                 assemble_archive(mosaic, layout, output, options, provenance, progress, journal)
-                tell_memory(plan, output, options)
+                tell_memory(plan, output, options, progress)
             click.echo(f"Wrote {output}")
         else:
             if options["layout_out"]:
@@ -158,7 +158,7 @@ def assemble(layout: AnyPath, output: AnyPath, **options: Any) -> None:
         with working(options, mosaic, output) as progress:
             plan = check_room(mosaic, placed, options)
             assemble_archive(mosaic, placed, output, options, facts, progress, journal)
-            tell_memory(plan, output, options)
+            tell_memory(plan, output, options, progress)
         click.echo(f"Wrote {output}")
 
 

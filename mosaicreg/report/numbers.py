@@ -111,6 +111,8 @@ def report_numbers(archive: Archive) -> dict[str, Any]:
         "sigma_px": _spread(layout.sigmas),
         "stage_error_px": None if moves is None else _spread(np.linalg.norm(moves, axis=1)),
         "pairs": _pair_numbers(layout),
+        "worker_memory_bytes": archive.facts.get("worker_memory"),
+        "seconds": archive.facts.get("seconds"),
     }
 
 

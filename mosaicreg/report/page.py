@@ -25,6 +25,8 @@ from mosaicreg.report.pictures import overview
 from mosaicreg.report.seams import Seam, View, look_at, seams_in_doubt, worst
 from mosaicreg.store import Place
 
+SHOWN_ELSEWHERE = ("command", "worker_memory", "seconds")
+"""Provenance that the page shows in a place of its own."""
 SEAMS = 10
 """So many seams are shown."""
 LINK_WORDS = {
@@ -113,13 +115,27 @@ def page(archive: Archive, seams: list[Seam]) -> str:
         numbers=numbers,
         numbers_json=json.dumps(numbers, ensure_ascii=False).replace("<", "\\u003c"),
         facts=archive.facts,
-        provenance={k: v for k, v in archive.facts.items() if k != "command"},
+        resources=resources(numbers),
+        provenance={k: v for k, v in archive.facts.items() if k not in SHOWN_ELSEWHERE},
         drawings=_drawings(archive),
         seams=[_card(seam, archive) for seam in seams],
         problem=next((seam.problem for seam in seams if seam.problem), ""),
         gathered=len(archive.layout) > MANY,
         link_words=LINK_WORDS,
     )
+
+
+def resources(numbers: dict[str, Any]) -> dict[str, str]:
+    """Memory, predicted and measured, and time, in words; {} where the archive does not say."""
+    memory, seconds = numbers["worker_memory_bytes"], numbers["seconds"]
+    words = {}
+    if memory:
+        found = (f"{int(memory[key]) / 1e9:.2f} GB {key}" for key in ("predicted", "measured"))
+        words["memory of a worker"] = ", ".join(found)
+    if seconds:
+        stages = ", ".join(f"{stage} {took:.1f} s" for stage, took in seconds.items())
+        words["time"] = f"{sum(seconds.values()):.1f} s: {stages}"
+    return words
 
 
 def _drawings(archive: Archive) -> dict[str, Any]:
