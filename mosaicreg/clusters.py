@@ -258,6 +258,7 @@ def _this_machine(workers: int | None, memory_limit: str | None, size: int) -> I
 def _started(file: ClusterFile) -> Iterator[Any]:
     """The cluster that a file describes, while inside."""
     import dask
+    import distributed  # noqa: F401  # its defaults come first: what is set before goes with them
 
     kind = KINDS[file.kind]
     with dask.config.set(dict(file.dask)):

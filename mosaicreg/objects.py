@@ -13,6 +13,7 @@ import os
 import posixpath
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import lru_cache
@@ -24,7 +25,7 @@ from urllib.parse import urlsplit
 import numpy as np
 from numpy.typing import NDArray
 
-from mosaicreg.errors import InputError, missing_extra
+from mosaicreg.errors import InputError, StorageError, missing_extra
 
 RETRIES = {
     "max_retries": 30,
@@ -128,7 +129,10 @@ class ObjectPath:
         """Whether there are objects under it."""
         if self.kind:
             return self.kind == "folder"
-        return next(self._pages(chunk=1), None) is not None
+        try:
+            return next(self._pages(chunk=1), None) is not None
+        except FileNotFoundError:  # there is no such bucket
+            return False
 
     def exists(self) -> bool:
         """Whether there is an object, or objects under it."""
@@ -147,9 +151,9 @@ class ObjectPath:
 
     def iterdir(self) -> Iterator[ObjectPath]:
         """What lies directly in it."""
-        import obstore
-
-        listed = obstore.list_with_delimiter(_store(self.bucket), self._prefix or None)
+        obstore = _obstore()
+        with _asking(self):
+            listed = obstore.list_with_delimiter(_store(self.bucket), self._prefix or None)
         for prefix in listed["common_prefixes"]:
             yield ObjectPath(self.bucket, str(prefix).strip("/"), "folder")
         for entry in listed["objects"]:
@@ -181,8 +185,7 @@ class ObjectPath:
 
     def read_range(self, start: int, end: int) -> bytes:
         """Bytes from ``start`` to before ``end``."""
-        import obstore
-
+        obstore = _obstore()
         if end <= start:
             return b""
         return bytes(obstore.get_range(_store(self.bucket), self.key, start=start, end=end))
@@ -211,23 +214,17 @@ class ObjectPath:
         Raises:
             FileNotFoundError: where there is no such object.
         """
-        import obstore
-
+        obstore = _obstore()
         return bytes(obstore.get(_store(self.bucket), self.key).bytes())
 
-    def looks(self) -> list[tuple[str, int, str]]:
-        """Key, size and the store's tag of the content of every object under it, and of itself."""
-        found = []
+    def looks(self) -> dict[str, tuple[int, str]]:
+        """Size, and the store's tag of the content, of every object in it by key from here."""
+        found = {}
         for page in self._pages():
             for entry in page:
                 tag = str(entry["e_tag"] or entry["last_modified"])
-                found.append((str(entry["path"])[len(self.key) :], int(entry["size"]), tag))
-        if not found:
-            import obstore
-
-            facts = obstore.head(_store(self.bucket), self.key)
-            found.append(("", int(facts["size"]), str(facts["e_tag"] or facts["last_modified"])))
-        return sorted(found)
+                found[str(entry["path"])[len(self._prefix) :]] = (int(entry["size"]), tag)
+        return found
 
     def read_text(self, encoding: str = "utf-8") -> str:
         """All of it as text."""
@@ -235,14 +232,12 @@ class ObjectPath:
 
     def write_bytes(self, content: bytes | memoryview) -> None:
         """Make or replace it; others see the old one or the whole new one."""
-        import obstore
-
+        obstore = _obstore()
         obstore.put(_store(self.bucket), self.key, bytes(content))
 
     def unlink(self, missing_ok: bool = False) -> None:
         """Remove it, if it is there."""
-        import obstore
-
+        obstore = _obstore()
         try:
             obstore.delete(_store(self.bucket), self.key)
         except FileNotFoundError:
@@ -251,8 +246,7 @@ class ObjectPath:
 
     def clear(self) -> None:
         """Remove all objects in it."""
-        import obstore
-
+        obstore = _obstore()
         for page in self._pages():
             obstore.delete(_store(self.bucket), [str(entry["path"]) for entry in page])
 
@@ -274,19 +268,19 @@ class ObjectPath:
         return f"{self.key}/" if self.key else ""
 
     def _size(self) -> int | None:
-        import obstore
-
+        obstore = _obstore()
         if not self.key:
             return None
         try:
-            return int(obstore.head(_store(self.bucket), self.key)["size"])
+            with _asking(self):
+                return int(obstore.head(_store(self.bucket), self.key)["size"])
         except FileNotFoundError:
             return None
 
     def _pages(self, chunk: int = 1000) -> Iterator[Any]:
-        import obstore
-
-        yield from obstore.list(_store(self.bucket), self._prefix or None, chunk_size=chunk)
+        obstore = _obstore()
+        with _asking(self):
+            yield from obstore.list(_store(self.bucket), self._prefix or None, chunk_size=chunk)
 
 
 AnyPath = Path | ObjectPath
@@ -352,13 +346,33 @@ class _Reader(io.RawIOBase):
         return len(content)
 
 
+def _obstore() -> Any:
+    try:
+        import obstore
+    except ImportError:
+        raise missing_extra("obstore", "s3", "an object store (s3://...)") from None
+    return obstore
+
+
+@contextmanager
+def _asking(path: ObjectPath) -> Iterator[None]:
+    """Requests about a path: what the store refuses, or does not answer, is said for people."""
+    from obstore.exceptions import BaseError
+
+    try:
+        yield
+    except BaseError as error:
+        if isinstance(error, FileNotFoundError):
+            raise
+        reason = str(error).partition("\n\nDebug source")[0]
+        raise StorageError(f"{path}: the object store says: {reason}") from error
+
+
 @lru_cache(maxsize=64)
 def _store(bucket: str, prefix: str = "") -> Any:
     """The connection of this process to a bucket."""
-    try:
-        from obstore.store import S3Store
-    except ImportError:
-        raise missing_extra("obstore", "s3", "an object store (s3://...)") from None
+    from obstore.store import S3Store
+
     options: dict[str, Any] = dict(TIMEOUTS)
     profile = _profile()
     endpoint = profile.pop("endpoint", None) or os.environ.get(

@@ -8,6 +8,7 @@ all tiles.
 from __future__ import annotations
 
 import os
+import posixpath
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -21,7 +22,7 @@ from mosaicreg.errors import ImageError
 from mosaicreg.geometry import Box, IntArray
 from mosaicreg.imagefile import read_image
 from mosaicreg.journal import short_digest
-from mosaicreg.objects import AnyPath, ObjectPath
+from mosaicreg.objects import AnyPath, ObjectPath, parents_of
 
 STAT_THREADS = 8
 """Looking at a file's size and time mostly waits, on a network disk above all."""
@@ -152,11 +153,15 @@ class FileSource:
 
         Not of its content: every program that changes a file changes its time, so no change is
         missed, at the cost of one look at the folder for each file. A copy with a new time counts
-        as changed: that costs work, never correctness.
+        as changed: that costs work, never correctness. Of objects, the store's tag of the content
+        stands for the time, and listings of a thousand serve all.
         """
+        folder = self.folder
+        if isinstance(folder, ObjectPath):
+            return self._object_stamps(folder)
 
         def stamp(tile: int) -> int:
-            path = self.path(tile)
+            path = folder / str(self.paths[tile])
             try:
                 return short_digest(str(self.paths[tile]), _looks(path))
             except OSError as error:
@@ -164,6 +169,20 @@ class FileSource:
 
         with ThreadPoolExecutor(STAT_THREADS) as pool:
             return np.fromiter(pool.map(stamp, range(len(self))), np.uint64, len(self))
+
+    def _object_stamps(self, folder: ObjectPath) -> NDArray[np.uint64]:
+        names = [str(p) for p in self.paths]
+        top = posixpath.commonpath([posixpath.dirname(f"/{n}") for n in names])[1:]
+        looks: dict[str, list[tuple[str, int, str]]] = {name: [] for name in names}
+        for key, (size, tag) in (folder / top).looks().items():
+            key = posixpath.join(top, key)
+            for name in {key, *parents_of(key)} & looks.keys():  # a zarr image is many objects
+                looks[name].append((key[len(name) :], size, tag))
+        for name, found in looks.items():
+            if not found:
+                raise ImageError(f"{folder / name}: there is no such file")
+        stamps = [short_digest(name, sorted(looks[name])) for name in names]
+        return np.array(stamps, dtype=np.uint64)
 
     def lies_in(self, folder: AnyPath) -> bool:
         """Whether a tile is ``folder`` itself or lies somewhere in it."""
@@ -184,13 +203,8 @@ class FileSource:
         return replace(self, paths=self.paths[tiles])
 
 
-def _looks(path: AnyPath) -> list[tuple[str, int, int]] | list[tuple[str, int, str]]:
-    """Name, size and time of a file, or of all files of a folder (a zarr image).
-
-    Of objects, the store's tag of the content in place of the time.
-    """
-    if isinstance(path, ObjectPath):
-        return path.looks()
+def _looks(path: Path) -> list[tuple[str, int, int]]:
+    """Name, size and time of a file, or of all files of a folder (a zarr image)."""
     about = path.stat()
     if not path.is_dir():
         return [("", about.st_size, about.st_mtime_ns)]

@@ -14,7 +14,7 @@ import dask
 import pytest
 
 from mosaicreg import InputError, clusters, objects
-from mosaicreg.cluster import current_client, delayed_call, run_tasks
+from mosaicreg.cluster import current_client, delayed_call, run_tasks, worker_room
 from mosaicreg.clusters import (
     KINDS,
     LARGE,
@@ -225,6 +225,7 @@ def test_an_encrypted_cluster_with_our_settings(tmp_path: Path) -> None:
         assert client is not None
         assert client.scheduler.address.startswith("tls://")
         assert run_tasks([delayed_call(settings_of_worker)], "work") == [(False, 1)]
+        assert worker_room() == (4 << 30, 1)
         check_shared([tmp_path], tmp_path / "out.ome.zarr")
         with pytest.raises(InputError, match=r"does not see .*elsewhere"):
             check_shared([tmp_path / "elsewhere"])

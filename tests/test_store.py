@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import logging
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import obstore
 import pytest
 import tifffile
 import zarr
@@ -18,7 +20,9 @@ from mosaicreg.cli import main
 from mosaicreg.errors import ImageError, MissingExtraError, StorageError
 from mosaicreg.geometry import Box
 from mosaicreg.imagefile import read_header, read_image, write_png
+from mosaicreg.mosaic import as_names
 from mosaicreg.objects import ObjectPath, as_path
+from mosaicreg.source import FileSource
 from mosaicreg.store import open_store
 
 SECRET = "a-secret-of-nobody"
@@ -104,10 +108,12 @@ def test_nothing_outside_of_the_bucket_is_named() -> None:
 
 
 def test_a_missing_package_says_what_to_install(monkeypatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "obstore.store", None)
-    objects._store.cache_clear()
-    with pytest.raises(MissingExtraError, match=r"mosaicreg\[s3\]"):
-        objects._store("s3://bucket")
+    monkeypatch.setitem(sys.modules, "obstore", None)
+    result = CliRunner().invoke(main, ["info", "s3://bucket/tiles"])
+    assert result.exit_code == 2
+    assert "mosaicreg[s3]" in result.output
+    with pytest.raises(MissingExtraError, match="s3"):
+        ObjectPath("s3://bucket").exists()
 
 
 # --- reading -------------------------------------------------------------------------------------
@@ -194,6 +200,41 @@ def test_files_cut_short_or_missing_are_named(bucket: ObjectPath) -> None:
             read_header(bucket / name)
     with pytest.raises(InputError, match="there is no such file or folder"):
         open_mosaic(str(bucket / "none"))
+
+
+def test_what_the_store_refuses_is_said_for_people(bucket: ObjectPath, monkeypatch) -> None:
+    class Refusal(obstore.exceptions.BaseError):
+        pass
+
+    def refuse(*_: object, **__: object) -> None:
+        raise Refusal("Access denied\n\nDebug source: headers")
+
+    monkeypatch.setattr(obstore, "list", refuse)
+    monkeypatch.setattr(obstore, "head", refuse)
+    result = CliRunner().invoke(main, ["info", str(bucket / "tiles")])
+    assert result.exit_code == 4
+    assert f"{bucket}/tiles/zarr.json: the object store says: Access denied" in result.output
+    assert "Debug" not in result.output
+
+
+def test_stamps_change_with_the_content(bucket: ObjectPath, tmp_path: Path) -> None:
+    write_all_kinds(tmp_path)
+    folder = tmp_path / "grey"
+    folder.mkdir()
+    for name in ("plain.tif", "grey.png", "plane.zarr"):
+        (tmp_path / name).rename(folder / name)
+    upload(folder, bucket / "tiles")
+    names = as_names(sorted(p.name for p in folder.iterdir()))
+    source = FileSource(bucket / "tiles", names, np.dtype("u2"), ())
+    before = source.stamps()
+    np.testing.assert_array_equal(before, source.stamps())
+    key = "plane.zarr/c/0/0"
+    (bucket / "tiles" / key).write_bytes((folder / key).read_bytes()[:-1] + b"x")
+    changed = source.stamps() != before
+    assert names[changed].tolist() == ["plane.zarr"]
+    (bucket / "tiles" / "grey.png").unlink()
+    with pytest.raises(ImageError, match=r"grey\.png: there is no such file"):
+        source.stamps()
 
 
 def test_globs_stay_within_a_folder(bucket: ObjectPath) -> None:
