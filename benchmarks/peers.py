@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -104,7 +105,7 @@ def measure(run: Run, tiles: Path, out: Path) -> dict[str, object]:
 def rounds(side: int, options: argparse.Namespace, known: list[dict[str, object]]) -> Iterator:
     """Rows of all runs on side x side tiles, round by round."""
     tiles = harness.tiles(side, side)
-    work = harness.CACHE / "work"
+    work = harness.CACHE / "work" / f"peers-{os.getpid()}"
     runs = our_runs(tiles, options.workers)
     limit = (sys.executable, harness.ADAPTERS / "limit.py")
     runs += [Run(LIMIT, step, (*limit, step, tiles)) for step in ("register", "stitch")]
