@@ -109,9 +109,8 @@ def columns(count: int) -> dict[str, float]:
 
 def worker_memory(side: int) -> dict[str, float]:
     """Peak of one worker process over a whole run of side x side tiles, beside the prediction."""
-    from distributed import Client, LocalCluster
-
     from mosaicreg.cluster import peak_memory
+    from mosaicreg.clusters import computing
 
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -127,10 +126,7 @@ def worker_memory(side: int) -> dict[str, float]:
             FileSource(folder, as_names(names), noise.dtype, ()),
         )
         plan = plan_of(mosaic, SHARD)
-        with (
-            LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0") as cluster,
-            Client(cluster),
-        ):
+        with computing(workers=1, memory_limit="4GB"):
             start = time.perf_counter()
             register(mosaic)
             image = assemble(mosaic, stage_layout(mosaic))

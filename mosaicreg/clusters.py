@@ -36,6 +36,8 @@ SETTINGS: Mapping[str, Any] = MappingProxyType(
         # Tasks keep nothing but receipts: what a worker would spill, it would only need again.
         "distributed.worker.memory.target": False,
         "distributed.worker.memory.spill": False,
+        # Its records grow with time: 60 MB in ten minutes were measured.
+        "distributed.worker.profile.enabled": False,
         # Free memory goes back to the system, so that the limit is about what is in use.
         ENVIRONMENT + "MALLOC_TRIM_THRESHOLD_": 65536,
         # One task fills one core: no threads of BLAS or zarr beside it.
