@@ -263,6 +263,7 @@ def bad_inputs(tiles: Path, tmp_path: Path) -> dict[str, tuple[list[object], str
     out = tmp_path / "out.ome.zarr"
     existing = tmp_path / "there.ome.zarr"
     existing.mkdir(exist_ok=True)
+    (existing / "notes.txt").write_text("of somebody")
     apart = tmp_path / "apart.csv"
     names = sorted(p.name for p in tiles.glob("*.tif"))
     apart.write_text("tile,y,x\n" + "".join(f"{n},{300 * k},0\n" for k, n in enumerate(names)))
@@ -271,6 +272,10 @@ def bad_inputs(tiles: Path, tmp_path: Path) -> dict[str, tuple[list[object], str
         "existing output": ([tiles, "-o", existing], "exists; choose another name"),
         "output over the input": (
             [tiles, "-o", tiles, "--overwrite"],
+            "holds the tiles themselves; the archive needs another place",
+        ),
+        "output over something else": (
+            [tiles, "-o", existing, "--overwrite"],
             "not a zarr archive; it will not be overwritten",
         ),
         "no overlap": ([tiles, "-o", out, "--positions", apart], "no two of the 12 tiles overlap"),
@@ -287,7 +292,7 @@ def bad_inputs(tiles: Path, tmp_path: Path) -> dict[str, tuple[list[object], str
         ),
         "scheduler and workers": (
             [tiles, "-o", out, "--scheduler", "tcp://127.0.0.1:1", "--workers", 2],
-            "already there",
+            "--scheduler and --workers or --memory-limit contradict each other",
         ),
     }
 
@@ -298,6 +303,7 @@ def bad_inputs(tiles: Path, tmp_path: Path) -> dict[str, tuple[list[object], str
         "missing input",
         "existing output",
         "output over the input",
+        "output over something else",
         "no overlap",
         "no such channel",
         "bad fill",
