@@ -122,7 +122,7 @@ def test_a_cluster_gives_the_same_archive(tiles, tmp_path) -> None:
     assert run("stitch", tiles, "-o", tmp_path / "a.ome.zarr", "--shard", 512).returncode == 0
     from distributed import LocalCluster
 
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster:
         result = run("stitch", tiles, "-o", tmp_path / "b.ome.zarr", "--shard", 512,
                      "--scheduler", cluster.scheduler_address)  # fmt: skip
     assert result.returncode == 0, result.stderr
