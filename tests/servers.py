@@ -91,13 +91,15 @@ def call(*command: str | Path, **options: object) -> str:
     return output
 
 
-def works(*command: str | Path) -> bool:
-    """Whether a command succeeds."""
-    with suppress(subprocess.TimeoutExpired):
+def said(*command: str | Path) -> str:
+    """The output of a command; "" where it fails or takes too long."""
+    with suppress(subprocess.SubprocessError):
         words = [str(c) for c in command]
-        found = subprocess.run(words, capture_output=True, timeout=30, check=False)
-        return found.returncode == 0
-    return False
+        return (
+            subprocess.run(words, capture_output=True, text=True, timeout=30, check=True).stdout
+            or "nothing"
+        )
+    return ""
 
 
 # --- SLURM ---------------------------------------------------------------------------------------
@@ -299,6 +301,28 @@ rgw frontends = beast endpoint=127.0.0.1:{ports[1]}
 """
 
 
+@contextmanager
+def ceph_daemon(
+    command: Sequence[str | Path], log: Path, ready: Callable[[], bool], seconds: float = 180
+) -> Iterator[None]:
+    """A daemon of Ceph that is ready.
+
+    Ceph's clients may speak to the monitor before it has told them which cluster this is ("wrong
+    fsid"), and end at that: they are started again.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        with ExitStack() as stack:
+            process = stack.enter_context(running(command, log))
+            while process.poll() is None and not ready():
+                told = log.read_text()[-3000:]
+                assert time.monotonic() < deadline, f"{command[0]} did not come up: {told}"
+                time.sleep(0.2)
+            if process.poll() is None:
+                yield
+                return
+
+
 class Gateway:
     """A Ceph object gateway: S3, kept in memory. ``env`` is where its address and keys are."""
 
@@ -309,13 +333,8 @@ class Gateway:
 
     def start(self) -> None:
         """It answers from now on."""
-        process = self._running.enter_context(running(self._command, self._log))
-
-        def up() -> bool:
-            assert process.poll() is None, f"radosgw ended: {self._log.read_text()[-3000:]}"
-            return answers("127.0.0.1", self._port)
-
-        wait_for("radosgw", up)
+        daemon = ceph_daemon(self._command, self._log, lambda: answers("127.0.0.1", self._port))
+        self._running.enter_context(daemon)
 
     def stop(self) -> None:
         """It refuses connections from now on; what it holds stays."""
@@ -350,26 +369,27 @@ def ceph(folder: Path) -> Iterator[Gateway]:
         running(["ceph-mgr", *c, "-f", "-i", "x"], log),
     ):
         osd = str(uuid.uuid4())
-        wait_for("ceph-mon", lambda: works("ceph", *c, "quorum_status"))
+        wait_for("ceph-mon", lambda: said("ceph", *c, "quorum_status") != "")
         call("ceph-osd", *c, "-i", "0", "--mkfs", "--osd-uuid", osd)
-        call("ceph", *c, "osd", "new", osd, timeout=60)
-        with running(["ceph-osd", *c, "-f", "-i", "0"], log):
+        wait_for("a number for the OSD", lambda: said("ceph", *c, "osd", "new", osd) != "")
+
+        def osd_is_up() -> bool:
+            return "1 osds: 1 up" in said("ceph", *c, "osd", "stat")
+
+        with ceph_daemon(["ceph-osd", *c, "-f", "-i", "0"], log, osd_is_up):
             keys = {"AWS_ACCESS_KEY_ID": "test-key", "AWS_SECRET_ACCESS_KEY": "a-secret-of-nobody"}
-            gateway: list[str | Path] = ["radosgw", *c, "-f", "-n", "client.rgw"]
+            user = ["radosgw-admin", *c, "user", "create", "--uid=ci", "--display-name=ci"]
+            user += [f"--access-key={keys['AWS_ACCESS_KEY_ID']}"]
+            user += [f"--secret-key={keys['AWS_SECRET_ACCESS_KEY']}"]
             env = {
                 **keys,
                 "AWS_ENDPOINT_URL": f"http://127.0.0.1:{ports[1]}",
                 "AWS_REGION": "us-east-1",
             }
-            found = Gateway(env, gateway, log)
-            found.start()
-            call(
-                "radosgw-admin", *c, "user", "create", "--uid=ci", "--display-name=ci",
-                f"--access-key={keys['AWS_ACCESS_KEY_ID']}",
-                f"--secret-key={keys['AWS_SECRET_ACCESS_KEY']}",
-                timeout=60,
-            )  # fmt: skip
+            gateway = Gateway(env, ["radosgw", *c, "-f", "-n", "client.rgw"], log)
             try:
-                yield found
+                gateway.start()
+                wait_for("a user of S3", lambda: said(*user) != "")
+                yield gateway
             finally:
-                found.stop()
+                gateway.stop()
