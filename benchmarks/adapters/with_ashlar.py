@@ -17,8 +17,12 @@ def main() -> None:
     from ashlar import reg
     from ashlar.filepattern import FilePatternReader
 
+    # A step of 922 px, not 921.6: it drops fractions of stage positions, 0.4 px in each pair.
     reader = FilePatternReader(
-        str(tiles), "tile_r{row:02}_c{col:02}.tif", overlap=0.1, pixel_size=common.PIXEL_SIZE
+        str(tiles),
+        "tile_r{row:02}_c{col:02}.tif",
+        overlap=102 / 1024,
+        pixel_size=common.PIXEL_SIZE,
     )
     sigma = float(sys.argv[4]) if len(sys.argv) > 4 else 0.0
     aligner = reg.EdgeAligner(reader, max_shift=30, filter_sigma=sigma, do_make_thumbnail=False)
