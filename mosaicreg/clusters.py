@@ -307,6 +307,10 @@ def _client_of(place: Any, tell: Callable[[str], None], wait: float = 60) -> Ite
             f"no dask scheduler answers at {place} ({error}); the address starts with tls:// where "
             "it wants TLS, and the certificates come from DASK_DISTRIBUTED__COMM__TLS__..."
         ) from None
+    # A lost connection is told in our words; distributed would log where it noticed, call by call.
+    log = logging.getLogger("distributed.batched")
+    level = log.level
+    log.setLevel(logging.ERROR)
     try:
         if not client.nthreads():
             tell(f"Waiting for the first worker, {wait:.0f} s at most")
@@ -325,6 +329,7 @@ def _client_of(place: Any, tell: Callable[[str], None], wait: float = 60) -> Ite
         raise
     finally:
         client.close()
+        log.setLevel(level)
 
 
 def _count(client: Any) -> str:
