@@ -18,11 +18,13 @@ from threadpoolctl import threadpool_limits
 from zarr.storage import MemoryStore
 
 from mosaicreg import Mosaic, assemble, find_offset, stage_layout
-from mosaicreg.correlate import correlation_surface, flatten, match_strips, plan_search, stabilise
+from mosaicreg.correlate import match_strips
 from mosaicreg.geometry import Box
 from mosaicreg.omezarr import halve
 from mosaicreg.render import Placed, place, render_block
+from mosaicreg.strips import flatten, plan_search, stabilise
 from mosaicreg.subpixel import fit_near
+from mosaicreg.surface import correlation_surface
 from mosaicreg.synthetic import Acquisition, Specimen
 
 

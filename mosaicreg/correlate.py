@@ -23,24 +23,20 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.fft import irfft2, next_fast_len, rfft2
 
 from mosaicreg.alignment import AlignmentRecord
-from mosaicreg.geometry import Box
+from mosaicreg.strips import Search, bin_mean, binning, flatten, plan_search, stabilise
 from mosaicreg.subpixel import fit_near
+from mosaicreg.surface import (
+    MIN_SHIFTS,
+    correlation_surface,
+    find_peaks,
+    parabola,
+    peak_statistics,
+)
 
 Image = NDArray[np.float32]
 
-FLATTEN = 9
-"""Side in (binned) px of the neighbourhood whose mean is removed before correlating."""
-CLIP = 6.0
-"""Flattened values are clipped at this many robust standard deviations: hot pixels, charging."""
-SPIKE = 12.0
-"""A pixel this many robust standard deviations off its neighbours is the camera's own."""
-MIN_AREA = 0.1
-"""Shifts whose overlap is a smaller share of the largest possible overlap are not tried."""
-MIN_SHIFTS = 25
-"""A surface of fewer shifts has no meaningful scatter, so no peak of it can be trusted."""
 CANDIDATES = 5
 """How many peaks are refined where no peak leads clearly: a lattice has many alike."""
 GRAIN = 50.0
@@ -51,25 +47,6 @@ SAME = 1.5
 """Fits no further apart than this, px, found the same match."""
 CLEAR_LEAD = 1.6
 """A peak this many times higher than the next needs no other candidate."""
-
-
-@dataclass(frozen=True, slots=True)
-class Search:
-    """Strips of two images that can overlap, and the shifts to try.
-
-    ``fixed`` and ``moving`` are boxes in either image. A shift s puts moving strip pixel p on
-    fixed strip pixel p + s; ``first`` and ``last`` (y, x) bound it, both included.
-    """
-
-    fixed: Box
-    moving: Box
-    first: tuple[int, int]
-    last: tuple[int, int]
-
-    @property
-    def origin(self) -> tuple[int, int]:
-        """What to add to a shift of the strips to get the offset of the images."""
-        return self.fixed.y0 - self.moving.y0, self.fixed.x0 - self.moving.x0
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,41 +71,6 @@ class Match:
     z: float
     ratio: float
     lead: float
-
-
-def plan_search(
-    fixed_shape: tuple[int, int],
-    moving_shape: tuple[int, int],
-    expected: tuple[float, float],
-    max_shift: tuple[int, int],
-) -> Search | None:
-    """The strips and shifts to look at, or None where no allowed shift makes the images overlap.
-
-    Args:
-        fixed_shape, moving_shape: (height, width).
-        expected: (dy, dx) offset of the moving image's first pixel in the fixed image, px.
-        max_shift: (y, x) how far the true offset may be from the expected one, px.
-    """
-    strips, bounds = [], []
-    for axis in (0, 1):
-        n_fixed, n_moving = fixed_shape[axis], moving_shape[axis]
-        centre = int(np.floor(expected[axis] + 0.5))
-        low = max(centre - max_shift[axis], 1 - n_moving)
-        high = min(centre + max_shift[axis], n_fixed - 1)
-        if low > high:
-            return None
-        fixed_strip = (max(0, low), min(n_fixed, high + n_moving))
-        moving_strip = (max(0, -high), min(n_moving, n_fixed - low))
-        strips.append((fixed_strip, moving_strip))
-        to_strip = moving_strip[0] - fixed_strip[0]
-        bounds.append((low + to_strip, high + to_strip))
-    ((fy, my), (fx, mx)) = strips
-    return Search(
-        fixed=Box(fy[0], fx[0], fy[1], fx[1]),
-        moving=Box(my[0], mx[0], my[1], mx[1]),
-        first=(bounds[0][0], bounds[1][0]),
-        last=(bounds[0][1], bounds[1][1]),
-    )
 
 
 def find_offset(
@@ -282,7 +224,7 @@ class Strips:
         f, m = stabilise(fixed), stabilise(moving)
         if f is None or m is None:
             return None
-        bin_by = _binning(search)
+        bin_by = binning(search)
         return cls(f, m, bin_by, (bin_mean(f, bin_by), bin_mean(m, bin_by)))
 
     def surface(self, search: Search) -> tuple[Image, NDArray[np.bool_], NDArray[np.int64]] | None:
@@ -294,223 +236,6 @@ class Strips:
         last = np.ceil(np.array(search.last) / self.bin_by).astype(np.int64)
         height, valid = correlation_surface(f, m, first, last)
         return (height, valid, first) if np.count_nonzero(valid) >= MIN_SHIFTS else None
-
-
-def stabilise(strip: NDArray[Any]) -> Image | None:
-    """Pixels as float32 of even noise: the square root of counts, other types as they are.
-
-    NaN and infinite pixels take the mean of the others. None where nothing varies.
-    """
-    if strip.dtype.kind in "ub":
-        x = np.sqrt(strip, dtype=np.float32)
-    else:
-        x = strip.astype(np.float32)
-        bad = ~np.isfinite(x)
-        if bad.any():
-            if bad.all():
-                return None
-            x[bad] = x[~bad].mean(dtype=np.float64)
-    if x.size == 0 or x.min() == x.max():
-        return None
-    return despike(x)
-
-
-def despike(image: Image) -> Image:
-    """The image without single pixels, rows or columns that stick out: hot and dead ones.
-
-    They lie at the same place of the camera in every tile, and one of them outweighs all texture.
-    Looked for on every fourth row first, since most cameras have none.
-    """
-    sample = image[:: 4 if image.shape[0] > 16 else 1]
-    if min(image.shape) < 3:
-        return image
-    bend = np.abs(sample[:, 1:-1] - (sample[:, :-2] + sample[:, 2:]) * np.float32(0.5))
-    some = bend[:, :: 3 if bend.shape[1] > 12 else 1]
-    spread = np.float32(1.4826) * np.median(some)
-    if spread == 0 and some.any():
-        # More than half is exactly flat (saturated, or a background of zeros): that is no scatter.
-        spread = np.float32(1.4826) * np.median(some[some > 0])
-    if not (bend > SPIKE * spread).any():
-        return image
-    margin = np.float32(3) * spread
-    for view in (image.T, image):
-        low = np.minimum(view[:-2], view[2:]) - margin
-        high = np.maximum(view[:-2], view[2:]) + margin
-        np.clip(view[1:-1], low, high, out=view[1:-1])
-    return image
-
-
-def _binning(search: Search) -> int:
-    """1, 2 or 4: how many pixels to average, from the overlap expected (the middle of the shifts).
-
-    Averaging costs little (40 binned pixels across the seam tell shifts apart as well) and makes
-    the transform and all that follows 4 or 16 times cheaper.
-    """
-    across = min(
-        min(f, s + m) - max(0, s)
-        for f, m, s in zip(
-            search.fixed.shape,
-            search.moving.shape,
-            ((a + b) // 2 for a, b in zip(search.first, search.last, strict=True)),
-            strict=True,
-        )
-    )
-    return 4 if across >= 320 else 2 if across >= 80 else 1
-
-
-def bin_mean(image: Image, by: int) -> Image:
-    """Mean of every ``by`` x ``by`` pixels (1 or an even number); an incomplete last row is cut."""
-    while by > 1 and min(image.shape) >= 2:
-        height, width = (n // 2 * 2 for n in image.shape)
-        rows = image[0:height:2, :width] + image[1:height:2, :width]
-        image = (rows[:, 0::2] + rows[:, 1::2]) * np.float32(0.25)
-        by //= 2
-    return image
-
-
-def flatten(image: Image) -> Image:
-    """The image without its local mean, clipped at `CLIP` robust standard deviations."""
-    sums = np.pad(image, FLATTEN // 2, mode="symmetric")
-    for axis in (0, 1):
-        sums = _nine_sums(sums.swapaxes(0, axis)).swapaxes(0, axis)
-    flat = np.multiply(sums, np.float32(-1 / FLATTEN**2))
-    flat += image
-    spread = np.float32(1.4826) * np.median(np.abs(flat[::2, ::2]))
-    if spread > 0:
-        np.clip(flat, -CLIP * spread, CLIP * spread, out=flat)
-    return flat
-
-
-def _nine_sums(rows: Image) -> Image:
-    """Sums of every `FLATTEN` = 9 rows that follow each other: by doubling, four additions."""
-    two = rows[:-1] + rows[1:]
-    four = two[:-2] + two[2:]
-    eight = four[:-4] + four[4:]
-    sums: Image = eight[:-1] + rows[8:]
-    return sums
-
-
-def correlation_surface(
-    f: Image, m: Image, first: NDArray[np.int64], last: NDArray[np.int64]
-) -> tuple[Image, NDArray[np.bool_]]:
-    """Normalised cross-correlation over the true overlap, for every shift first..last.
-
-    Args:
-        f, m: fixed and moving strip, of zero local mean.
-        first, last: (y, x) shifts, both included.
-
-    Returns:
-        float32 correlation times sqrt(overlap area / largest overlap area), and which shifts count:
-        enough overlap, and signal in both strips there. The others are 0.
-    """
-    size = [
-        next_fast_len(int(max(f.shape[k] - first[k], m.shape[k] + last[k])), real=True)
-        for k in (0, 1)
-    ]
-    product = rfft2(f, size)
-    product *= np.conj(rfft2(m, size))
-    rows = np.arange(first[0], last[0] + 1)
-    cols = np.arange(first[1], last[1] + 1)
-    cross = irfft2(product, size)[np.ix_(rows % size[0], cols % size[1])]
-
-    y = _overlap_ends(rows, f.shape[0], m.shape[0])
-    x = _overlap_ends(cols, f.shape[1], m.shape[1])
-    area = np.multiply.outer(y[1] - y[0], x[1] - x[0])
-    energy = _box_sums(f, y[0], y[1], x[0], x[1])
-    energy *= _box_sums(m, y[0] - rows, y[1] - rows, x[0] - cols, x[1] - cols)
-    norm = np.sqrt(np.maximum(energy, 0))
-    valid = (area >= max(1.0, MIN_AREA * area.max())) & (norm > 1e-4 * norm.max())
-    height = np.zeros(cross.shape, dtype=np.float32)
-    np.divide(cross, norm, out=height, where=valid, casting="same_kind")
-    height *= np.sqrt(area / max(1, area.max())).astype(np.float32)
-    return height, valid
-
-
-def _overlap_ends(
-    shifts: NDArray[np.int64], n_fixed: int, n_moving: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """First and end fixed index of the overlap at each shift (equal where there is none)."""
-    start = np.clip(shifts, 0, n_fixed)
-    return start, np.maximum(start, np.clip(shifts + n_moving, 0, n_fixed))
-
-
-def _box_sums(
-    image: Image,
-    y0: NDArray[np.int64],
-    y1: NDArray[np.int64],
-    x0: NDArray[np.int64],
-    x1: NDArray[np.int64],
-) -> NDArray[np.float64]:
-    """Sum of squares over the boxes y0[i]:y1[i], x0[j]:x1[j], as an (i, j) array."""
-    squares = np.square(image, dtype=np.float64)
-    return _range_sums(_range_sums(squares, y0, y1).T, x0, x1).T
-
-
-def _range_sums(
-    values: NDArray[np.float64], first: NDArray[np.int64], end: NDArray[np.int64]
-) -> NDArray[np.float64]:
-    """Sums of the rows first[i]:end[i], as an (i, ...) array.
-
-    Rows between two neighbouring ends are added up once, then those few sums accumulated.
-    """
-    cuts = np.unique(np.concatenate([first, end]))
-    total = np.zeros((len(cuts), *values.shape[1:]))
-    if len(cuts) > 1:
-        between = np.add.reduceat(values[: cuts[-1]], cuts[:-1], axis=0)
-        np.cumsum(between, axis=0, out=total[1:])
-    sums: NDArray[np.float64] = total[np.searchsorted(cuts, end)]
-    sums -= total[np.searchsorted(cuts, first)]
-    return sums
-
-
-def find_peaks(
-    height: Image, valid: NDArray[np.bool_], count: int
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """The ``count`` highest local maxima (5 x 5) above 0: (k, 2) indices (y, x) and heights."""
-    top = np.pad(height, 2, constant_values=-1)
-    for axis in (0, 1):
-        rows = top.swapaxes(0, axis)
-        two = np.maximum(rows[:-1], rows[1:])
-        top = np.maximum(np.maximum(two[:-3], two[2:-1]), rows[4:]).swapaxes(0, axis)
-    where = np.argwhere((height == top) & valid & (height > 0))
-    values = height[where[:, 0], where[:, 1]]
-    order = np.argsort(-values, kind="stable")[:count]
-    return where[order], values[order]
-
-
-def peak_statistics(
-    height: Image,
-    valid: NDArray[np.bool_],
-    peaks: NDArray[np.int64],
-    heights: NDArray[np.float32],
-) -> tuple[float, float]:
-    """(z, ratio) of the first peak: robust height above the rest, and over the second peak."""
-    y, x = peaks[0]
-    rest = valid.copy()
-    rest[max(0, y - 3) : y + 4, max(0, x - 3) : x + 4] = False
-    values = height[rest]
-    if values.size < MIN_SHIFTS // 2:
-        return 0.0, 1.0
-    middle = np.median(values)
-    spread = 1.4826 * np.median(np.abs(values - middle))
-    z = (heights[0] - middle) / spread if spread > 0 else 0.0
-    ratio = heights[0] / heights[1] if len(heights) > 1 else np.inf
-    return float(z), float(ratio)
-
-
-def parabola(height: Image, valid: NDArray[np.bool_], peak: NDArray[np.int64]) -> Any:
-    """The peak's index with the vertex of a parabola through each axis' three points."""
-    place = peak.astype(np.float64)
-    for axis in (0, 1):
-        step = np.array([1 - axis, axis])
-        ends = np.stack([peak - step, peak + step])
-        if (ends < 0).any() or (ends >= height.shape).any() or not valid[tuple(ends.T)].all():
-            continue
-        low, high = height[tuple(ends.T)].astype(np.float64)
-        curve = low - 2 * height[tuple(peak)] + high
-        if curve < 0:
-            place[axis] += 0.5 * (low - high) / curve
-    return place
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 from mosaicreg.cluster import Progress, delayed_call, run_tasks
 from mosaicreg.errors import InputError
 from mosaicreg.geometry import Box, TileGrid, as_pair
+from mosaicreg.header import Header
 from mosaicreg.imagefile import (
-    TIFF,
-    Header,
     native_block,
     read_header,
     read_image,
@@ -27,6 +26,7 @@ from mosaicreg.imagefile import (
 from mosaicreg.imagesave import ANY_TYPE, MOST_BITS, SUFFIXES, writer
 from mosaicreg.mosaicfile import PositionTable, write_positions
 from mosaicreg.pixels import checked_fill, crop
+from mosaicreg.tifffiles import TIFF
 
 PLAN = "cut.json"
 """File that says of what image and how the tiles in a folder were cut."""

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from mosaicreg.assembly import assemble
 from mosaicreg.cluster import Progress, delayed_call, one_blas_thread, run_tasks
-from mosaicreg.correlate import bin_mean, plan_search, rough_match
+from mosaicreg.correlate import rough_match
 from mosaicreg.errors import InputError
 from mosaicreg.geometry import Box, FloatArray, IntArray
 from mosaicreg.layout import stage_layout
@@ -30,6 +30,7 @@ from mosaicreg.registration import registration_lead
 from mosaicreg.report import centred
 from mosaicreg.source import Lead, TileSource
 from mosaicreg.stage import mirrored_rows, rearranged, row_numbers
+from mosaicreg.strips import bin_mean, plan_search
 
 SAMPLE = 24
 """Pairs looked at along each axis."""

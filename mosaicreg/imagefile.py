@@ -11,84 +11,26 @@ import io
 import os
 import struct
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
 from math import prod
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mosaicreg.errors import ImageError
 from mosaicreg.geometry import Box
+from mosaicreg.header import MICROMETRE, RGB, Header, Lead, canonical_axes, cut_image
 from mosaicreg.jpeg2000 import decode_jp2, jp2_shape
 from mosaicreg.objects import AnyPath, ObjectPath
-from mosaicreg.tiffwindow import page_window, segment_shape
+from mosaicreg.tifffiles import TIFF, read_tiff, tiff_block, tiff_header
 
-TIFF = (".tif", ".tiff")
 SUFFIXES = (*TIFF, ".png", ".jpg", ".jpeg", ".jp2", ".npy", ".zarr")
 """File name endings that count as images, in lower case."""
 
-RGB = ("red", "green", "blue", "alpha")
-"""Names of samples where nothing else names them."""
 
 DTYPES = tuple(np.dtype(t) for t in ("u1", "u2", "i1", "i2", "f4", "f8"))
-
-_MICROMETRE = {
-    "micrometer": 1.0,
-    "micrometre": 1.0,
-    "µm": 1.0,
-    "μm": 1.0,
-    "um": 1.0,
-    "nanometer": 1e-3,
-    "nanometre": 1e-3,
-    "nm": 1e-3,
-    "angstrom": 1e-4,
-    "å": 1e-4,
-    "millimeter": 1e3,
-    "millimetre": 1e3,
-    "mm": 1e3,
-    "centimeter": 1e4,
-    "cm": 1e4,
-    "meter": 1e6,
-    "metre": 1e6,
-    "m": 1e6,
-}
-"""Length of a unit, as OME-XML (symbols) and OME-Zarr (words) write it."""
-
-Pair = tuple[float, float]
-Lead = tuple[slice, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Header:
-    """What a file says about its image.
-
-    Args:
-        axes: e.g. ``"yx"``, ``"cyx"``, ``"tczyx"``.
-        shape: length of each axis.
-        dtype: in native byte order.
-        pixel_size: (y, x) in micrometre, where known.
-        position: (y, x) of the first pixel on the stage in micrometre, where known.
-        channels: names, where known.
-        interleaved: whether all leading planes are decoded together.
-    """
-
-    axes: str
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    pixel_size: Pair | None = None
-    position: Pair | None = None
-    channels: tuple[str, ...] = ()
-    interleaved: bool = False
-
-    @property
-    def plane(self) -> tuple[int, int]:
-        """(height, width)."""
-        return self.shape[-2], self.shape[-1]
 
 
 def is_image(path: AnyPath) -> bool:
@@ -137,7 +79,7 @@ def read_image(path: AnyPath, box: Box | None = None, lead: Lead | None = None) 
         ".npy": _read_whole(_open_npy),
     }
     suffix = path.suffix.lower()
-    read = _read_tiff if suffix in TIFF else reader.get(suffix, _read_zarr)
+    read = read_tiff if suffix in TIFF else reader.get(suffix, _read_zarr)
     image: NDArray[Any] = _guarded(path, lambda p: read(p, box, lead))
     native: NDArray[Any] = image.astype(image.dtype.newbyteorder("="), copy=False)
     return native
@@ -160,7 +102,7 @@ def native_block(path: AnyPath) -> tuple[int | None, int | None]:
     if suffix == ".npy":
         return 1, 1
     if suffix in TIFF:
-        return _guarded(path, _tiff_block)  # type: ignore[no-any-return]
+        return _guarded(path, tiff_block)  # type: ignore[no-any-return]
     if suffix in SUFFIXES and suffix != ".zarr":
         return None, None
     array = zarr_level0(path)[0]
@@ -223,7 +165,7 @@ def _guarded(path: AnyPath, action: Callable[[AnyPath], Any]) -> Any:
 def _header_reader(path: AnyPath) -> Callable[[AnyPath], Header]:
     suffix = path.suffix.lower()
     if suffix in TIFF:
-        return _tiff_header
+        return tiff_header
     named = {
         ".png": _png_header,
         ".jpg": _jpeg_header,
@@ -340,147 +282,9 @@ def _read_whole(
         image = decode(path)
         if _samples_last(image.shape):
             image = np.moveaxis(image, 2, 0)
-        return _cut(image, box, lead)
+        return cut_image(image, box, lead)
 
     return read
-
-
-def _cut(image: NDArray[Any], box: Box | None, lead: Lead | None) -> NDArray[Any]:
-    if lead is not None and image.ndim > 2:
-        image = image[lead]
-    return image if box is None else image[..., box.y0 : box.y1, box.x0 : box.x1]
-
-
-# --- TIFF ----------------------------------------------------------------------------------------
-
-
-def _canonical(axes: str, shape: tuple[int, ...], path: AnyPath) -> tuple[str, str]:
-    """Axis letters of a file as ours (same order), and our canonical order of them."""
-    letters = axes.lower().replace("s", "c")
-    unknown = [a for a in letters if a not in "tczyx"]
-    if len(unknown) == 1 and "c" not in letters:
-        letters = letters.replace(unknown[0], "c")
-    if letters.count("y") != 1 or letters.count("x") != 1 or len(set(letters)) != len(letters):
-        raise ImageError(f"{path}: cannot tell the axes {axes} of shape {shape} apart")
-    if any(a not in "tczyx" for a in letters):
-        raise ImageError(f"{path}: unknown axes {axes} of shape {shape}")
-    return letters, "".join(a for a in "tczyx" if a in letters)
-
-
-@contextmanager
-def _opened_tiff(path: AnyPath) -> Iterator[Any]:
-    """A `tifffile.TiffFile`; of an object, only the parts are fetched that are looked at."""
-    import tifffile
-
-    if isinstance(path, ObjectPath):
-        with path.open("rb") as file, tifffile.TiffFile(file, name=path.name) as tiff:
-            yield tiff
-    else:
-        with tifffile.TiffFile(path) as tiff:
-            yield tiff
-
-
-def _tiff_header(path: AnyPath) -> Header:
-    with _opened_tiff(path) as tiff:
-        series = tiff.series[0]
-        letters, order = _canonical(series.axes, series.shape, path)
-        shape = tuple(series.shape[letters.index(a)] for a in order)
-        end = max(
-            (
-                offset + count
-                for page in series.pages
-                if page is not None
-                for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True)
-            ),
-            default=0,
-        )
-        size = path.stat().st_size
-        if end > size:
-            raise ImageError(f"{path}: cut short, {size} bytes where its pixels end at {end}")
-        facts = _ome_facts(tiff.ome_metadata, path) if tiff.is_ome else ()
-        pixel_size, position, channels = facts or (None, None, ())
-        if not channels and "S" in series.axes and shape[order.index("c")] in (3, 4):
-            channels = RGB[: shape[order.index("c")]]
-        return Header(
-            axes=order,
-            shape=shape,
-            dtype=series.dtype.newbyteorder("="),
-            pixel_size=pixel_size,
-            position=position,
-            channels=channels,
-            interleaved="S" in series.axes,
-        )
-
-
-def _tiff_block(path: AnyPath) -> tuple[int | None, int | None]:
-    with _opened_tiff(path) as tiff:
-        series = tiff.series[0]
-        if series.dataoffset is not None:
-            return 1, 1
-        if series.axes.upper() not in ("YX", "YXS") and series.axes[-2:].upper() != "YX":
-            return None, None
-        page: Any = series.pages[0]
-        height, width = segment_shape(page) or (None, None)
-        return height, None if width == page.keyframe.imagewidth else width
-
-
-def _ome_facts(xml: str | None, path: AnyPath) -> tuple[Pair | None, Pair | None, tuple[str, ...]]:
-    """Pixel size and position in micrometre and channel names of the first image of an OME-XML."""
-    root = ElementTree.fromstring(xml or "<OME/>")
-    namespace = root.tag[: root.tag.index("}") + 1] if "}" in root.tag else ""
-    pixels = root.find(f"{namespace}Image/{namespace}Pixels")
-    if pixels is None:
-        return None, None, ()
-    channels = tuple(
-        c.get("Name") or f"channel {k}" for k, c in enumerate(pixels.findall(f"{namespace}Channel"))
-    )
-    plane = pixels.find(f"{namespace}Plane")
-    size = _lengths(pixels, "PhysicalSize", path)
-    position = None if plane is None else _lengths(plane, "Position", path)
-    return size, position, channels
-
-
-def _lengths(element: Any, name: str, path: AnyPath) -> Pair | None:
-    """Attributes ``nameY`` and ``nameX`` in micrometre, or None where one is not given."""
-    values = []
-    for axis in "YX":
-        text, unit = element.get(name + axis), element.get(f"{name}{axis}Unit", "µm")
-        if text is None:
-            return None
-        if unit.lower() not in _MICROMETRE:
-            if name == "Position":
-                return None  # "reference frame" and "pixel" say nothing about micrometres
-            raise ImageError(f"{path}: {name}{axis} is in the unknown unit {unit!r}")
-        values.append(float(text) * _MICROMETRE[unit.lower()])
-    return values[0], values[1]
-
-
-def _read_tiff(path: AnyPath, box: Box | None, lead: Lead | None) -> NDArray[Any]:
-    with _opened_tiff(path) as tiff:
-        series = tiff.series[0]
-        letters, order = _canonical(series.axes, series.shape, path)
-        back = [letters.index(a) for a in order]
-        if series.dataoffset is not None:
-            # Uncompressed and contiguous: the file is the array, and only what is cut is read.
-            dtype = series.dtype.newbyteorder(tiff.byteorder)
-            if isinstance(path, ObjectPath):
-                rows = (box.y0, box.y1) if box is not None and letters[0] == "y" else None
-                image = path.read_array(series.dataoffset, dtype, series.shape, rows)
-                if box is not None and rows is not None:
-                    box = box.shifted(-box.y0, 0)
-                return _cut(image.transpose(back), box, lead)
-            mapped = np.memmap(path, dtype, "r", series.dataoffset, series.shape)
-            return _cut(mapped.transpose(back), box, lead)
-        pages = series.pages
-        if series.axes == "YXS" and len(pages) == 1:
-            return _cut(np.moveaxis(page_window(pages[0], box), 2, 0), None, lead)
-        planes = series.shape[:-2]
-        if letters == order and prod(planes) == len(pages):
-            wanted = np.arange(len(pages)).reshape(planes)
-            wanted = wanted if lead is None else wanted[lead]
-            stack = [page_window(pages[int(k)], box) for k in wanted.ravel()]
-            return np.stack(stack).reshape(*wanted.shape, *stack[0].shape)
-        return _cut(series.asarray().transpose(back), box, lead)
 
 
 # --- zarr and OME-Zarr ---------------------------------------------------------------------------
@@ -511,7 +315,7 @@ def _zarr_axes(array: Any, scales: dict[str, Any], path: AnyPath) -> str:
         letters = "".join(str(n).lower()[:1] for n in names)
     else:
         letters = {2: "yx", 3: "cyx", 4: "czyx", 5: "tczyx"}.get(array.ndim, "")
-    letters, order = _canonical(letters, array.shape, path)
+    letters, order = canonical_axes(letters, array.shape, path)
     if letters != order:
         raise ImageError(f"{path}: axes {letters} are not in the order {order}")
     return order
@@ -522,7 +326,7 @@ def _zarr_header(path: AnyPath) -> Header:
     axes = _zarr_axes(array, scales, path)
     pixel_size = position = None
     if scales:
-        unit = [_MICROMETRE.get(axis.get("unit", ""), 0.0) for axis in scales["axes"]][-2:]
+        unit = [MICROMETRE.get(axis.get("unit", ""), 0.0) for axis in scales["axes"]][-2:]
         moves = {
             t["type"]: t.get(t["type"])
             for t in scales["datasets"][0].get("coordinateTransformations", ())

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 
 from mosaicreg.errors import InputError
 from mosaicreg.geometry import Box
-from mosaicreg.imagefile import TIFF, is_bilevel, read_image, write_atomically, write_tiff
+from mosaicreg.imagefile import is_bilevel, read_image, write_atomically, write_tiff
 from mosaicreg.jpeg2000 import encode_jp2
 from mosaicreg.pixels import to_bits, to_grey
+from mosaicreg.tifffiles import TIFF
 
 SUFFIXES = (*TIFF, ".png", ".jpg", ".jpeg", ".jp2", ".npy", ".zarr")
 """Endings of files that can be written."""

@@ -17,7 +17,8 @@ import numpy as np
 
 from mosaicreg.errors import ImageError, InputError, gathered_into
 from mosaicreg.geometry import FloatArray, IntArray
-from mosaicreg.imagefile import Header, is_image, read_header
+from mosaicreg.header import Header
+from mosaicreg.imagefile import is_image, read_header
 from mosaicreg.mosaic import Mosaic, as_names
 from mosaicreg.mosaicfile import SUFFIXES as POSITION_SUFFIXES
 from mosaicreg.mosaicfile import PositionTable, read_positions

@@ -21,11 +21,9 @@ from mosaicreg.alignment import AlignmentRecord
 from mosaicreg.cluster import Progress, delayed_call, one_blas_thread, run_tasks
 from mosaicreg.correlate import (
     Match,
-    Search,
     find_in_strips,
     match_strips,
     plan_offset,
-    plan_search,
     rough_match,
 )
 from mosaicreg.errors import InputError
@@ -35,6 +33,7 @@ from mosaicreg.lazy import open_lazy, window
 from mosaicreg.mosaic import Mosaic
 from mosaicreg.pairs import MEASURED, TURN, Pairs, judge
 from mosaicreg.source import Lead, TileSource, stamps_of
+from mosaicreg.strips import Search, plan_search
 from mosaicreg.turning import match_turned, rough_turned
 
 Model = Literal["translation", "rigid"]

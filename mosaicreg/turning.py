@@ -24,20 +24,20 @@ from mosaicreg.correlate import (
     CANDIDATES,
     CLEAR_LEAD,
     GRAIN,
-    MIN_SHIFTS,
     SAME,
-    Image,
     Match,
-    Search,
     Strips,
+)
+from mosaicreg.geometry import FloatArray
+from mosaicreg.strips import Image, Search, flatten
+from mosaicreg.subpixel import smooth
+from mosaicreg.surface import (
+    MIN_SHIFTS,
     correlation_surface,
     find_peaks,
-    flatten,
     parabola,
     peak_statistics,
 )
-from mosaicreg.geometry import FloatArray
-from mosaicreg.subpixel import smooth
 
 MAX_TURN = 2.5
 """Degrees; neighbours are not looked for further turned against each other than this."""

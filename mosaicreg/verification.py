@@ -23,7 +23,8 @@ from mosaicreg.audit import Report, TilesDue, look, look_at_coarser
 from mosaicreg.cluster import Progress, delayed_call, run_tasks
 from mosaicreg.errors import ImageError, InputError
 from mosaicreg.geometry import TileGrid, bounding_box, group_by_block
-from mosaicreg.imagefile import Header, read_header
+from mosaicreg.header import Header
+from mosaicreg.imagefile import read_header
 from mosaicreg.journal import Journal
 from mosaicreg.layout import Layout, layout_from_columns
 from mosaicreg.mosaic import Mosaic

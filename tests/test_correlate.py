@@ -9,15 +9,13 @@ from hypothesis import strategies as st
 
 from mosaicreg import find_offset
 from mosaicreg.correlate import (
-    bin_mean,
-    correlation_surface,
-    flatten,
     match_strips,
-    plan_search,
     rough_match,
 )
 from mosaicreg.geometry import Box
+from mosaicreg.strips import bin_mean, flatten, plan_search
 from mosaicreg.subpixel import smooth
+from mosaicreg.surface import correlation_surface
 from mosaicreg.synthetic import CLEAN, Camera, Specimen
 
 SPECIMEN = Specimen(seed=1, empty=0.0)

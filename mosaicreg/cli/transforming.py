@@ -13,7 +13,7 @@ from mosaicreg.cli import DISK, archive_options, run_options
 from mosaicreg.cli.running import errors_for_people, working
 
 if TYPE_CHECKING:
-    from mosaicreg.imagefile import Header
+    from mosaicreg.header import Header
     from mosaicreg.irtools import Stos
 
 

@@ -1,0 +1,139 @@
+"""TIFF and OME-TIFF: what a file says, and its pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from math import prod
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mosaicreg.errors import ImageError
+from mosaicreg.geometry import Box
+from mosaicreg.header import MICROMETRE, RGB, Header, Lead, Pair, canonical_axes, cut_image
+from mosaicreg.objects import AnyPath, ObjectPath
+from mosaicreg.tiffwindow import page_window, segment_shape
+
+TIFF = (".tif", ".tiff")
+
+
+@contextmanager
+def _opened_tiff(path: AnyPath) -> Iterator[Any]:
+    """A `tifffile.TiffFile`; of an object, only the parts are fetched that are looked at."""
+    import tifffile
+
+    if isinstance(path, ObjectPath):
+        with path.open("rb") as file, tifffile.TiffFile(file, name=path.name) as tiff:
+            yield tiff
+    else:
+        with tifffile.TiffFile(path) as tiff:
+            yield tiff
+
+
+def tiff_header(path: AnyPath) -> Header:
+    """What the file says about its first image; see `mosaicreg.imagefile.read_header`."""
+    with _opened_tiff(path) as tiff:
+        series = tiff.series[0]
+        letters, order = canonical_axes(series.axes, series.shape, path)
+        shape = tuple(series.shape[letters.index(a)] for a in order)
+        end = max(
+            (
+                offset + count
+                for page in series.pages
+                if page is not None
+                for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True)
+            ),
+            default=0,
+        )
+        size = path.stat().st_size
+        if end > size:
+            raise ImageError(f"{path}: cut short, {size} bytes where its pixels end at {end}")
+        facts = _ome_facts(tiff.ome_metadata, path) if tiff.is_ome else ()
+        pixel_size, position, channels = facts or (None, None, ())
+        if not channels and "S" in series.axes and shape[order.index("c")] in (3, 4):
+            channels = RGB[: shape[order.index("c")]]
+        return Header(
+            axes=order,
+            shape=shape,
+            dtype=series.dtype.newbyteorder("="),
+            pixel_size=pixel_size,
+            position=position,
+            channels=channels,
+            interleaved="S" in series.axes,
+        )
+
+
+def tiff_block(path: AnyPath) -> tuple[int | None, int | None]:
+    """See `mosaicreg.imagefile.native_block`."""
+    with _opened_tiff(path) as tiff:
+        series = tiff.series[0]
+        if series.dataoffset is not None:
+            return 1, 1
+        if series.axes.upper() not in ("YX", "YXS") and series.axes[-2:].upper() != "YX":
+            return None, None
+        page: Any = series.pages[0]
+        height, width = segment_shape(page) or (None, None)
+        return height, None if width == page.keyframe.imagewidth else width
+
+
+def _ome_facts(xml: str | None, path: AnyPath) -> tuple[Pair | None, Pair | None, tuple[str, ...]]:
+    """Pixel size and position in micrometre and channel names of the first image of an OME-XML."""
+    root = ElementTree.fromstring(xml or "<OME/>")
+    namespace = root.tag[: root.tag.index("}") + 1] if "}" in root.tag else ""
+    pixels = root.find(f"{namespace}Image/{namespace}Pixels")
+    if pixels is None:
+        return None, None, ()
+    channels = tuple(
+        c.get("Name") or f"channel {k}" for k, c in enumerate(pixels.findall(f"{namespace}Channel"))
+    )
+    plane = pixels.find(f"{namespace}Plane")
+    size = _lengths(pixels, "PhysicalSize", path)
+    position = None if plane is None else _lengths(plane, "Position", path)
+    return size, position, channels
+
+
+def _lengths(element: Any, name: str, path: AnyPath) -> Pair | None:
+    """Attributes ``nameY`` and ``nameX`` in micrometre, or None where one is not given."""
+    values = []
+    for axis in "YX":
+        text, unit = element.get(name + axis), element.get(f"{name}{axis}Unit", "µm")
+        if text is None:
+            return None
+        if unit.lower() not in MICROMETRE:
+            if name == "Position":
+                return None  # "reference frame" and "pixel" say nothing about micrometres
+            raise ImageError(f"{path}: {name}{axis} is in the unknown unit {unit!r}")
+        values.append(float(text) * MICROMETRE[unit.lower()])
+    return values[0], values[1]
+
+
+def read_tiff(path: AnyPath, box: Box | None, lead: Lead | None) -> NDArray[Any]:
+    """Pixels as stored, see `mosaicreg.imagefile.read_image`."""
+    with _opened_tiff(path) as tiff:
+        series = tiff.series[0]
+        letters, order = canonical_axes(series.axes, series.shape, path)
+        back = [letters.index(a) for a in order]
+        if series.dataoffset is not None:
+            # Uncompressed and contiguous: the file is the array, and only what is cut is read.
+            dtype = series.dtype.newbyteorder(tiff.byteorder)
+            if isinstance(path, ObjectPath):
+                rows = (box.y0, box.y1) if box is not None and letters[0] == "y" else None
+                image = path.read_array(series.dataoffset, dtype, series.shape, rows)
+                if box is not None and rows is not None:
+                    box = box.shifted(-box.y0, 0)
+                return cut_image(image.transpose(back), box, lead)
+            mapped = np.memmap(path, dtype, "r", series.dataoffset, series.shape)
+            return cut_image(mapped.transpose(back), box, lead)
+        pages = series.pages
+        if series.axes == "YXS" and len(pages) == 1:
+            return cut_image(np.moveaxis(page_window(pages[0], box), 2, 0), None, lead)
+        planes = series.shape[:-2]
+        if letters == order and prod(planes) == len(pages):
+            wanted = np.arange(len(pages)).reshape(planes)
+            wanted = wanted if lead is None else wanted[lead]
+            stack = [page_window(pages[int(k)], box) for k in wanted.ravel()]
+            return np.stack(stack).reshape(*wanted.shape, *stack[0].shape)
+        return cut_image(series.asarray().transpose(back), box, lead)
