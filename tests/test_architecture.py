@@ -14,6 +14,7 @@ FLOORS = (
     (
         "errors",
         "geometry",
+        "divisions",
         "transforms",
         "drawing",
         "plots",

@@ -5,6 +5,7 @@ See `Transform` for what all of them promise. Text forms: `parse_transform`, `fo
 
 from mosaicreg.transforms.base import Bounds, Composed, Transform
 from mosaicreg.transforms.linear import Affine, Linear, Rigid, Similarity, Translation
+from mosaicreg.transforms.local import rigid_at
 from mosaicreg.transforms.mesh import Grid, Mesh
 from mosaicreg.transforms.polynomial import Polynomial
 from mosaicreg.transforms.text import format_transform, parse_transform
@@ -23,4 +24,5 @@ __all__ = [
     "Translation",
     "format_transform",
     "parse_transform",
+    "rigid_at",
 ]
