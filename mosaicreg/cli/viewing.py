@@ -35,10 +35,10 @@ def view(path: Path, pixel_size: float | None, port: int, no_browser: bool) -> N
     from mosaicreg.viewer.serving import serving
 
     with errors_for_people(), serving(path, port, pixel_size) as address:
-        click.echo(f"Showing {path} at {address}\nStop with Ctrl-C.")
-        if not no_browser:
-            webbrowser.open(address)
         try:
+            click.echo(f"Showing {path} at {address}\nStop with Ctrl-C.")
+            if not no_browser:
+                webbrowser.open(address)
             threading.Event().wait()
         except KeyboardInterrupt:
             click.echo()
