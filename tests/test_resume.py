@@ -7,6 +7,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,14 +24,25 @@ from click.testing import CliRunner, Result
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mosaicreg import InputError, Mosaic, assemble, register, stage_layout, write_ome_zarr
+from mosaicreg import (
+    InputError,
+    Mosaic,
+    assemble,
+    open_mosaic,
+    register,
+    stage_layout,
+    write_ome_zarr,
+)
 from mosaicreg.cli import main
 from mosaicreg.errors import StorageError
 from mosaicreg.imagefile import read_image, write_tiff
 from mosaicreg.journal import LOG, MERGE, Journal, digest, pack, unpack
 from mosaicreg.layout import Layout, solve_layout
+from mosaicreg.omezarr import read_table
 from mosaicreg.pairs import Pairs
+from mosaicreg.registration import batches_of
 from mosaicreg.store import Folder
+from mosaicreg.synthetic import Acquisition
 
 KILLS = int(os.environ.get("MOSAICREG_KILLS", "2"))
 """Kills of each kind of process; 7 makes more than 20 in all."""
@@ -291,6 +303,126 @@ def test_other_shards_are_another_archive_of_the_same_layout(tiles, tmp_path) ->
     assert pixels(path) == pixels(fresh)
 
 
+@pytest.fixture(scope="module")
+def many(tmp_path_factory) -> Path:
+    """7 x 7 small tiles: several batches of pairs."""
+    folder = tmp_path_factory.mktemp("many") / "tiles"
+    Acquisition(grid=(7, 7), tile=(48, 48), overlap=0.3, stage_error=2).write(folder)
+    return folder
+
+
+def run(command: str, tiles: Path, output: Path, *more: object) -> Result:
+    """A command of ``mosaicreg`` in this process."""
+    return CliRunner().invoke(main, [command, str(tiles), "-o", str(output), *map(str, more)])
+
+
+def test_a_layout_goes_on_batch_by_batch(many, tmp_path, monkeypatch) -> None:
+    undisturbed, path = tmp_path / "a" / "l.json", tmp_path / "b" / "l.json"
+    for folder in (undisturbed.parent, path.parent):
+        folder.mkdir()
+    first = run("register", many, undisturbed)
+    assert first.exit_code == 0, first.output
+    batches = did(first)["register"]
+    assert batches > 2
+    kept = path.with_name("l.json.partial")
+    with monkeypatch.context() as patch:
+        patch.setattr("mosaicreg.layout.solve_layout", lambda *_: (_ for _ in ()).throw(StopError))
+        assert isinstance(run("register", many, path).exception, StopError)
+    assert len(list((kept / LOG).iterdir())) == batches
+    for entry in sorted((kept / LOG).iterdir())[1:]:
+        entry.unlink()
+    assert not path.exists()
+    again = run("register", many, path)
+    assert again.exit_code == 0, again.output
+    assert did(again)["register"] == batches - 1
+    assert not kept.exists()
+    assert json.loads(path.read_text())["tiles"] == json.loads(undisturbed.read_text())["tiles"]
+
+
+def test_a_finished_layout_is_recognised(many, tmp_path) -> None:
+    path, table = tmp_path / "l.json", tmp_path / "l.csv"
+    first = run("register", many, path)
+    again = run("register", many, path)
+    assert again.exit_code == 0, again.output
+    assert f"Nothing to do: {path} is finished" in again.stdout
+    assert did(again) == {}
+    assert again.stdout.splitlines()[1:] == first.stdout.splitlines()[2:]
+    other = run("register", many, path, "--max-shift", "9")
+    assert other.exit_code == 2
+    assert "exists; choose another name, or replace it with --overwrite" in other.stderr
+    assert run("register", many, path, "--overwrite").exit_code == 0
+    # What people may have edited is never taken for finished.
+    assert run("register", many, table).exit_code == 0
+    assert run("register", many, table).exit_code == 2
+
+
+def test_what_lies_beside_a_layout_stays(many, tmp_path) -> None:
+    own = tmp_path / "l.csv.partial" / "notes.txt"
+    own.parent.mkdir()
+    own.write_text("mine")
+    assert run("register", many, tmp_path / "l.csv").exit_code == 0
+    assert [p.name for p in own.parent.iterdir()] == ["notes.txt"]
+
+
+def test_a_touched_tile_redoes_the_batches_of_its_pairs(many, tmp_path) -> None:
+    """The pairs say the same again, so nothing moves, and only the tile's own shards are made."""
+    path = tmp_path / "out.ome.zarr"
+    folder = shutil.copytree(many, tmp_path / "tiles")
+    options = ("--chunk", "16", "--shard", "32")
+    assert run("stitch", folder, path, *options).exit_code == 0
+    before = pixels(path)
+    mosaic = open_mosaic(folder)
+    pairs = mosaic.neighbours()
+    tile = 24
+    os.utime(folder / str(mosaic.names[tile]), (1, 1))
+    again = run("stitch", folder, path, *options, "--overwrite")
+    assert again.exit_code == 0, again.output
+    batches = batches_of(mosaic, pairs)
+    touched = sum((pairs[rows] == tile).any() for rows in batches)
+    assert did(again)["register"] == touched < len(batches)
+    table = read_table(path, "tiles")
+    corner = np.floor([table["y"].min() + 0.5, table["x"].min() + 0.5])
+    start = np.floor([table["y"][tile] + 0.5, table["x"][tile] + 0.5]) - corner
+    rows, cols = (start + 47) // 32 - start // 32 + 1
+    assert did(again)["write"] == rows * cols
+    assert not any(stage.startswith("level") for stage in did(again))  # the bytes are as before
+    assert pixels(path) == before
+
+
+def test_a_tile_that_moves_redoes_its_part(many, tmp_path) -> None:
+    path, fresh = tmp_path / "a" / "x.ome.zarr", tmp_path / "b" / "x.ome.zarr"
+    folder = shutil.copytree(many, tmp_path / "tiles")
+    options = ("--chunk", "16", "--shard", "32")
+    first = run("stitch", folder, path, *options)
+    name = folder / str(open_mosaic(folder).names[24])
+    write_tiff(name, np.roll(read_image(name), 2, axis=0))
+    again = run("stitch", folder, path, *options, "--overwrite")
+    assert again.exit_code == 0, again.output
+    assert did(again)["register"] < did(first)["register"]
+    assert run("stitch", folder, fresh, *options).exit_code == 0
+    assert pixels(path) == pixels(fresh)
+
+
+def test_a_tile_that_changes_where_no_pair_looks_moves_nothing(acquisition, tmp_path) -> None:
+    folder = tmp_path / "tiles"
+    acquisition.write(folder)
+    path, fresh = tmp_path / "a" / "x.ome.zarr", tmp_path / "b" / "x.ome.zarr"
+    assert stitch(folder, path).exit_code == 0
+    before = read_table(path, "tiles")
+    name = acquisition.names[0]
+    changed = read_image(folder / name).copy()
+    changed[110:140, 110:140] += 100  # overlaps, with the window, reach 67 px into a tile
+    write_tiff(folder / name, changed)
+    again = stitch(folder, path, "--overwrite")
+    assert again.exit_code == 0, again.output
+    assert did(again)["register"] == 1  # so few tiles are one batch
+    after = read_table(path, "tiles")
+    assert all((before[k] == after[k]).all() for k in ("y", "x"))
+    assert 2 * 2 <= did(again)["write"] <= 3 * 3  # 256 px are 2 or 3 shards of 128 px
+    assert stitch(folder, fresh).exit_code == 0
+    assert pixels(path) == pixels(fresh)
+
+
 def test_a_changed_tile_redoes_the_shards_that_it_touches(tiles, acquisition, tmp_path) -> None:
     folder = tmp_path / "tiles"
     acquisition.write(folder)
@@ -535,6 +667,25 @@ def test_a_full_disk(tiles, undisturbed, small_disk) -> None:
     assert last.exit_code == 0, last.output
     goes_on(path, held, did(last))
     assert pixels(path) == pixels(undisturbed)
+
+
+def test_killed_while_registering_to_a_layout(many, tmp_path) -> None:
+    expected, path = tmp_path / "a.json", tmp_path / "b.json"
+    assert run("register", many, expected).exit_code == 0
+    kept = tmp_path / "b.json.partial"
+    rng = random.Random(4)
+    for _ in range(KILLS):
+        start = log_entries(kept)
+        command = ("-m", "mosaicreg", "register", many, "-o", path, "--workers", 1)
+        with process(*command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+            moment = start + rng.randrange(1, 3)
+            wait_for(lambda m=moment: log_entries(kept) >= m or path.exists(), child)
+        if path.exists():
+            break
+    last = run("register", many, path)
+    assert last.exit_code == 0, last.output
+    assert not kept.exists()
+    assert json.loads(path.read_text())["tiles"] == json.loads(expected.read_text())["tiles"]
 
 
 def test_a_store_that_cannot_be_written_says_so(tmp_path) -> None:

@@ -165,6 +165,31 @@ def find_layout(
     return layout
 
 
+def is_layout_of(path: AnyPath, job: str) -> bool:
+    """Whether a ``.json`` layout is there that ``job`` wrote; other forms hold no provenance."""
+    from mosaicreg.mosaicfile import read_positions
+
+    if path.suffix.lower() != ".json" or not path.is_file():
+        return False
+    return bool(read_positions(path).facts.get("provenance", {}).get("job") == job)
+
+
+@contextmanager
+def kept_beside(output: AnyPath) -> Iterator[Journal]:
+    """A journal in a folder beside a layout file that is not there yet; it goes when all is done.
+
+    Its results are found by what they depend on, so any run may go on with those of any other.
+    """
+    from mosaicreg.journal import HOME, Journal
+    from mosaicreg.store import Folder, open_store
+
+    store = open_store(output.parent / f"{output.name}.partial")
+    yield Journal(store)
+    store.clear(HOME.partition("/")[0])
+    if isinstance(store, Folder) and store.path.is_dir() and not store.exists():
+        store.path.rmdir()
+
+
 def registered(
     mosaic: Mosaic, options: dict[str, Any], progress: Any, journal: Journal | None = None
 ) -> Layout:

@@ -15,7 +15,9 @@ from mosaicreg.cli.running import (
     errors_for_people,
     find_layout,
     finish,
+    is_layout_of,
     job_keys,
+    kept_beside,
     made_by,
     open_tiles,
     registered,
@@ -111,16 +113,26 @@ Examples:
 @click.option("--overwrite", is_flag=True, help="Replace a layout that exists.")
 @run_options
 def register(input: AnyPath, output: AnyPath, **options: Any) -> None:
-    """Register the tiles of INPUT and write where each one lies."""
-    from mosaicreg.layout import save_layout
+    """Register the tiles of INPUT and write where each one lies.
+
+    What is compared is kept in a folder beside the layout, OUTPUT.partial, until the layout is
+    written: stopped at any moment, the same command goes on.
+    """
+    from mosaicreg.layout import load_layout, save_layout
 
     with errors_for_people():
-        check_layout_file(output, options["overwrite"], options["model"])
+        check_layout_file(output, model=options["model"])
         mosaic = open_tiles(input, options)
+        job = job_keys(mosaic, options)[0]
+        if not options["overwrite"] and is_layout_of(output, job):
+            click.echo(f"Nothing to do: {output} is finished")
+            finish(load_layout(output, need_tiles=False)[1], options, mosaic)
+            return
+        check_layout_file(output, options["overwrite"])
         click.echo(mosaic)
-        with working(options, mosaic) as progress:
-            layout = registered(mosaic, options, progress)
-        save_layout(output, mosaic, layout, made_by(mosaic, options))
+        with working(options, mosaic) as progress, kept_beside(output) as journal:
+            layout = registered(mosaic, options, progress, journal)
+            save_layout(output, mosaic, layout, {**made_by(mosaic, options), "job": job})
         click.echo(f"Wrote {output}")
         finish(layout, options, mosaic)
 
