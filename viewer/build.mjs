@@ -3,7 +3,7 @@
 // The result is committed, so neither users nor the tests need node. Its first line holds the digest
 // of the sources; tests/test_viewer.py recomputes it and fails where the bundle is stale.
 import { createHash } from "node:crypto";
-import { readFileSync, readdirSync, writeFileSync, copyFileSync } from "node:fs";
+import { readFileSync, readdirSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { build } from "esbuild";
@@ -28,8 +28,6 @@ const result = await build({
 });
 const banner = `// mosaicreg viewer, sources sha256 ${digest.digest("hex")}; licences: LICENSES.txt\n`;
 writeFileSync(join(page, "viewer.js"), banner + result.outputFiles[0].text);
-copyFileSync(join(here, "src", "index.html"), join(page, "index.html"));
-copyFileSync(join(here, "src", "viewer.css"), join(page, "viewer.css"));
 
 const modules = new Set();
 for (const input of Object.keys(result.metafile.inputs)) {
