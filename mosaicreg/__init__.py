@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mosaicreg.pairs import Pairs
     from mosaicreg.progress import show_progress
     from mosaicreg.registration import find_offsets, register
+    from mosaicreg.sections import registration_tree
     from mosaicreg.warping import warp, warp_tiles
 
 _HOME = {
@@ -37,6 +38,7 @@ _HOME = {
     "open_lazy": "lazy",
     "open_mosaic": "opening",
     "register": "registration",
+    "registration_tree": "sections",
     "show_progress": "progress",
     "solve_layout": "layout",
     "stage_layout": "layout",
@@ -58,6 +60,7 @@ __all__ = [
     "open_lazy",
     "open_mosaic",
     "register",
+    "registration_tree",
     "show_progress",
     "solve_layout",
     "stage_layout",

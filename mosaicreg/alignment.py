@@ -7,10 +7,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from mosaicreg.errors import InputError
 from mosaicreg.transforms import Affine, Grid, Rigid, Similarity
 from mosaicreg.transforms.linear import rotation
 
 FloatArray = NDArray[np.float64]
+Pair = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -28,27 +30,32 @@ class AlignmentRecord:
         weight: how far the match stands out; larger is better, 0 is no match at all.
         angle: degrees; the direction in which ``scipy.ndimage.rotate(moving, angle)`` turns.
         flipped_ud: whether the moving image is flipped up-down first.
-        scale: size of a moving pixel in fixed pixels.
+        scale: size of a moving pixel in fixed pixels: one number, or (y, x) along the moving
+            image's axes. Two equal numbers become one.
 
     Raises:
         ValueError: when a number is not finite or the scale is not positive.
     """
 
-    peak: tuple[float, float]
+    peak: Pair
     weight: float
     angle: float = 0.0
     flipped_ud: bool = False
-    scale: float = 1.0
+    scale: float | Pair = 1.0
 
     def __post_init__(self) -> None:
         peak = tuple(float(v) for v in np.asarray(self.peak, dtype=np.float64).ravel())
         if len(peak) != 2:
             raise ValueError(f"a peak is (y, x), not {self.peak!r}")
+        scale = [float(v) for v in np.asarray(self.scale, dtype=np.float64).ravel()]
+        if len(scale) not in (1, 2):
+            raise ValueError(f"a scale is one number or (y, x), not {self.scale!r}")
         object.__setattr__(self, "peak", peak)
-        for name in ("weight", "angle", "scale"):
+        object.__setattr__(self, "scale", scale[0] if len(set(scale)) == 1 else tuple(scale))
+        for name in ("weight", "angle"):
             object.__setattr__(self, name, float(getattr(self, name)))
         object.__setattr__(self, "flipped_ud", bool(self.flipped_ud))
-        if not np.isfinite([*peak, self.weight, self.angle, self.scale]).all() or self.scale <= 0:
+        if not np.isfinite([*peak, self.weight, self.angle, *scale]).all() or min(scale) <= 0:
             raise ValueError(f"an alignment needs finite numbers and a positive scale: {self}")
 
     def __lt__(self, other: AlignmentRecord) -> bool:
@@ -62,7 +69,7 @@ class AlignmentRecord:
         p = np.atleast_2d(np.asarray(points, dtype=np.float64))
         if self.flipped_ud:
             p = np.stack([moving_shape[0] - 1 - p[:, 0], p[:, 1]], axis=1)
-        p = (p - (np.array(moving_shape) - 1) / 2) * self.scale @ self._rotation().T
+        p = (p - (np.array(moving_shape) - 1) / 2) * self.scale @ rotation(self.rangle).T
         return p + (np.array(fixed_shape) - 1) / 2 + self.peak
 
     def corners(
@@ -78,15 +85,15 @@ class AlignmentRecord:
     ) -> Rigid | Similarity | Affine:
         """The same map as a transform, exact everywhere: moving points to fixed points.
 
-        Rigid where nothing is scaled or flipped, a similarity where it is scaled, affine where it
-        is flipped. ``moving_shape`` is ``fixed_shape`` where not given.
+        Rigid where nothing is scaled or flipped, a similarity where it is scaled alike along both
+        axes, else affine. ``moving_shape`` is ``fixed_shape`` where not given.
         """
         center = (np.array(moving_shape or fixed_shape) - 1) / 2
         offset = (np.array(fixed_shape) - 1) / 2 - center + self.peak
-        angle = float(np.deg2rad(self.angle))
-        if self.flipped_ud:
-            flip = np.diag([-self.scale, self.scale])
-            return Affine(rotation(angle) @ flip, offset, center)
+        angle = self.rangle
+        if self.flipped_ud or isinstance(self.scale, tuple):
+            flip = np.array([-1 if self.flipped_ud else 1, 1])
+            return Affine(rotation(angle) @ np.diag(flip * self.scale), offset, center)
         if self.scale != 1:
             return Similarity(offset, angle, center, self.scale)
         return Rigid(offset, angle, center)
@@ -107,15 +114,33 @@ class AlignmentRecord:
         return float(dy), float(dx)
 
     def inverse(self) -> AlignmentRecord:
-        """How the fixed image lies on the moving image: exactly undoes this record."""
-        y, x = self._rotation().T @ (-np.asarray(self.peak)) / self.scale
+        """How the fixed image lies on the moving image: exactly undoes this record.
+
+        Raises:
+            InputError: where two different scales come with an angle that is no quarter turn: what
+                undoes that is sheared, and no record. ``to_transform(...).inverse()`` is it.
+        """
+        y, x = rotation(self.rangle).T @ (-np.asarray(self.peak)) / self.scale
         if self.flipped_ud:
             y = -y
+        scale: float | Pair
+        if isinstance(self.scale, tuple):
+            quarters = self.angle / 90
+            if quarters != round(quarters):
+                raise InputError(
+                    f"a record of scales {self.scale} turned by {self.angle:g} degrees has no "
+                    "record as its inverse; to_transform(...).inverse() is the transform"
+                )
+            # Undone after the turn, the scales stand along the fixed image's axes.
+            sy, sx = self.scale if round(quarters) % 2 == 0 else self.scale[::-1]
+            scale = (1 / sy, 1 / sx)
+        else:
+            scale = 1 / self.scale
         return replace(
             self,
             peak=(float(y), float(x)),
             angle=self.angle if self.flipped_ud else -self.angle,
-            scale=1 / self.scale,
+            scale=scale,
         )
 
     def translated(self, vector: ArrayLike) -> AlignmentRecord:
@@ -175,8 +200,3 @@ class AlignmentRecord:
     ) -> AlignmentRecord:
         """With the vector from first pixel to first pixel, `offset`, for a peak."""
         return replace(self, peak=self.offset(FixedImageShape, MovingImageShape))
-
-    def _rotation(self) -> FloatArray:
-        a = np.deg2rad(self.angle)
-        c, s = np.cos(a), np.sin(a)
-        return np.array([[c, -s], [s, c]])

@@ -60,6 +60,7 @@ FLOORS = (
         "turns",
         "layout",
         "reopening",
+        "sections",
         "synthetic",
     ),
     (

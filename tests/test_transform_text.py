@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
+from hypothesis import strategies as st
 from strategies import transforms
 
 from mosaicreg import AlignmentRecord
@@ -55,6 +56,36 @@ def test_text_round_trips_without_loss(t: Transform) -> None:
     np.testing.assert_allclose(
         again.transform(points[known]), t.transform(points[known]), rtol=0, atol=1e-9
     )
+    np.testing.assert_array_equal(again.source_points, t.source_points)
+    np.testing.assert_array_equal(again.target_points, t.target_points)
+    assert again == t
+
+
+@given(
+    st.lists(
+        st.tuples(*(st.floats(-1e6, 1e6, allow_subnormal=False),) * 2), min_size=3, max_size=6
+    ),
+    st.none() | st.just((-3.7, 11.1, 1023.3, 4096.9)),
+)
+def test_points_of_a_mesh_come_back_to_the_bit(points, extent) -> None:
+    """Whatever their size: 1e-300 beside -50, in a box that does not fit them."""
+    try:
+        mesh = Mesh(points, points)
+        text = format_transform(mesh, extent=extent)
+    except InputError:  # points on a line make no mesh
+        assume(False)
+    again = parse_transform(text)
+    np.testing.assert_array_equal(again.source_points, mesh.source_points)
+    np.testing.assert_array_equal(again.target_points, mesh.target_points)
+    assert format_transform(again) == text
+
+
+def test_a_tiny_coordinate_beside_a_large_one_keeps_its_digits() -> None:
+    mesh = Mesh(
+        [(1e-300, -50), (-50, 50), (50, 1e-17), (3, 3)], [(0, 0), (1, 1), (1, -5), (0.5, 0)]
+    )
+    again = parse_transform(format_transform(mesh))
+    np.testing.assert_array_equal(again.source_points, mesh.source_points)
 
 
 def test_fewer_decimals_on_request() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from decimal import Context, Decimal
 
 import numpy as np
 
@@ -22,6 +23,10 @@ MAX_TEXT = 256 << 20
 LARGEST = 1e300
 """Larger numbers are the uninitialised output of old tools."""
 _SUFFIX = "_double_2_2"
+EXACT = Context(prec=1200)
+"""Sums and products of float64 are exact in it."""
+DIGITS = (15, 16, 17, 18, 20, 24, 40, 80, 700)
+"""Of a mesh's shares; more where fewer do not give the point back."""
 ACCELERATION = (16, 16)
 """Cells of the lookup grid that readers of mesh text are told to build."""
 
@@ -30,11 +35,15 @@ Numbers = list[float]
 
 @dataclass(frozen=True)
 class _Words:
-    """The numbers of one transform text, and what it calls itself."""
+    """The numbers of one transform text, and what it calls itself.
+
+    ``as_written`` are the variable ones, with all their digits.
+    """
 
     name: str
     variable: Numbers
     fixed: Numbers
+    as_written: list[str]
 
     def expect(self, variable: int, fixed: int) -> None:
         have = len(self.variable), len(self.fixed)
@@ -94,7 +103,7 @@ def format_transform(
         InputError: for a transform without a text form, or a mesh of no height or width.
     """
 
-    def join(name: str, variable: Sequence[float], fixed: Sequence[float]) -> str:
+    def join(name: str, variable: Sequence[float | Decimal], fixed: Sequence[float]) -> str:
         v = [_word(n, decimals) for n in variable]
         f = [_word(n, decimals) for n in fixed]
         return " ".join([name, "vp", str(len(v)), *v, "fp", str(len(f)), *f])
@@ -128,9 +137,9 @@ def format_transform(
             values = transform.vertices[..., ::-1].ravel().tolist()
             return join("GridTransform" + _SUFFIX, values, [0, rows - 1, columns - 1, *box])
         case Mesh():
-            values, box = _mesh_numbers(transform, extent)
+            rows_of_four, box = _mesh_numbers(transform, extent)
             fixed = [0, *ACCELERATION, *box, len(transform.source_points)]
-            return join("MeshTransform" + _SUFFIX, values, fixed)
+            return join("MeshTransform" + _SUFFIX, rows_of_four, fixed)
         case _:
             raise InputError(
                 f"a {type(transform).__name__} has no text form; follow it with a grid of control "
@@ -151,7 +160,7 @@ def _split(text: str) -> _Words:
     fixed, rest = _section(words[0], "fp", rest)
     if rest:
         raise InputError(f"{words[0][:60]}: {len(rest)} words too many, from {rest[0][:40]!r}")
-    return _Words(words[0], variable, fixed)
+    return _Words(words[0], variable, fixed, words[3 : 3 + len(variable)])
 
 
 def _section(name: str, key: str, words: list[str]) -> tuple[Numbers, list[str]]:
@@ -240,11 +249,14 @@ def _mesh(words: _Words) -> Mesh:
     words.expect(len(words.variable), 8)
     x0, y0, width, height = words.fixed[3:7]
     words.expect(4 * _whole(words, words.fixed[7], "the number of vertices"), 8)
-    rows = np.array(words.variable).reshape(-1, 4)
     if width <= 0 or height <= 0:
         raise InputError(f"{words.name}: its box is {height} x {width}, without area")
-    low, size = np.array([y0, x0]), np.array([height, width])
-    source, target = low + rows[:, 1::-1] * size, rows[:, :1:-1]
+    shares = [EXACT.create_decimal(word) for word in words.as_written]
+    source = [
+        (_placed(v, y0, height), _placed(u, x0, width))
+        for u, v in zip(shares[::4], shares[1::4], strict=True)
+    ]
+    target = np.array(words.variable).reshape(-1, 4)[:, :1:-1]
     return Mesh(source, target, box=(y0, x0, height, width))
 
 
@@ -289,57 +301,57 @@ def _xy(pair: FloatArray) -> list[float]:
     return [float(pair[1]), float(pair[0])]
 
 
-def _word(value: float, decimals: int | None) -> str:
+def _word(value: float | Decimal, decimals: int | None) -> str:
     """A number as short as its value allows: 100, 0.1, 1e-07."""
     if decimals is not None:
         text = f"{value:.{decimals}f}"
         text = text.rstrip("0").rstrip(".") if "." in text else text
         return "0" if text in ("-0", "") else text
+    if isinstance(value, Decimal):
+        value = value.normalize(EXACT) if value else Decimal(0)  # without a negative zero
+        return f"{value:f}" if -7 < value.adjusted() < 17 else str(value)
     return repr(float(value) + 0.0).removesuffix(".0")
 
 
-def _mesh_numbers(mesh: Mesh, extent: Bounds | None) -> tuple[Numbers, Numbers]:
+def _mesh_numbers(mesh: Mesh, extent: Bounds | None) -> tuple[list[float | Decimal], list[float]]:
     """(u v x y for each vertex, x0 y0 width height)."""
     bounds = extent or mesh.bounds
     assert bounds is not None  # a mesh has points
     y0, x0, y1, x1 = bounds
-    box = mesh.box if mesh.box and extent is None else (y0, x0, y1 - y0, x1 - x0)
+    own = mesh.box if mesh.box and extent is None else (y0, x0, y1 - y0, x1 - x0)
+    box = [float(v) for v in own]
     if min(box[2:]) <= 0:
         raise InputError(f"a mesh text needs a source box with area, not {bounds}")
-    low, size = np.array(box[:2]), np.array(box[2:])
-    shares = np.stack(
-        [_shares(mesh.source_points[:, k], float(low[k]), float(size[k])) for k in range(2)], axis=1
-    )
-    rows = np.concatenate([shares[:, ::-1], mesh.target_points[:, ::-1]], axis=1)
-    return rows.ravel().tolist(), [*_xy(low), *_xy(size)]
+    low, size = box[:2], box[2:]
+    rows: list[list[float | Decimal]] = [
+        [_share(x, low[1], size[1]), _share(y, low[0], size[0]), *target]
+        for (y, x), target in zip(
+            mesh.source_points.tolist(), mesh.target_points[:, ::-1].tolist(), strict=True
+        )
+    ]
+    fixed = [box[1], box[0], box[3], box[2]]
+    return [number for row in rows for number in row], fixed
 
 
-def _shares(values: FloatArray, low: float, size: float) -> FloatArray:
-    """The shortest decimals u for which low + u * size is the value, where there is one.
+def _share(value: float, low: float, size: float) -> Decimal:
+    """The share u for which low + u size, calculated exactly and then rounded, is the value.
 
-    Where no float64 u gives the value to the last bit, the nearest does, and then the shortest of
-    those that are read as the same point: so text read and written again stays the same.
+    Float64 has no such u for many values: between 0.5 and 1 its numbers stand further apart than
+    those of values just below ``size``. A decimal has as many digits as it takes: 15 to 18 mostly.
     """
-    wanted = low + (values - low) / size * size
-    for candidate in _near((values - low) / size):
-        hit = low + candidate * size == values
-        wanted[hit] = values[hit]
-    exact = (wanted - low) / size
-    result = exact.copy()
-    missing = np.arange(len(values))
-    for digits in range(6, 18):
-        rounded = np.array([float(f"{u:.{digits}g}") for u in exact[missing]])
-        hit = low + rounded * size == wanted[missing]
-        result[missing[hit]] = rounded[hit]
-        missing = missing[~hit]
-        if len(missing) == 0:
-            return result
-    for candidate in _near(exact[missing])[1:]:
-        hit = low + candidate * size == wanted[missing]
-        result[missing[hit]] = candidate[hit]
-    return result
+    distance = EXACT.subtract(_decimal(value), _decimal(low))
+    for digits in DIGITS:
+        share = Context(prec=digits).divide(distance, _decimal(size))
+        if _placed(share, low, size) == value:
+            break
+    return share
 
 
-def _near(values: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Numbers and their neighbours in float64."""
-    return values, np.nextafter(values, np.inf), np.nextafter(values, -np.inf)
+def _placed(share: Decimal, low: float, size: float) -> float:
+    """What a share stands for: low + share size, rounded once."""
+    return float(EXACT.add(_decimal(low), EXACT.multiply(share, _decimal(size))))
+
+
+def _decimal(value: float) -> Decimal:
+    """The shortest decimal that is read as this float64."""
+    return Decimal(repr(float(value)))
