@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mosaicreg import synthetic
+    from mosaicreg.aligning import find_rigid
     from mosaicreg.alignment import AlignmentRecord
     from mosaicreg.archive import write_ome_zarr
     from mosaicreg.assembly import assemble
@@ -34,6 +35,7 @@ _HOME = {
     "assemble": "assembly",
     "find_offset": "correlate",
     "find_offsets": "registration",
+    "find_rigid": "aligning",
     "napari_layers": "layers",
     "open_lazy": "lazy",
     "open_mosaic": "opening",
@@ -56,6 +58,7 @@ __all__ = [
     "assemble",
     "find_offset",
     "find_offsets",
+    "find_rigid",
     "napari_layers",
     "open_lazy",
     "open_mosaic",

@@ -200,3 +200,15 @@ class AlignmentRecord:
     ) -> AlignmentRecord:
         """With the vector from first pixel to first pixel, `offset`, for a peak."""
         return replace(self, peak=self.offset(FixedImageShape, MovingImageShape))
+
+
+@dataclass(frozen=True)
+class RigidMatch(AlignmentRecord):
+    """A placement that was looked for among all angles, and how far to trust it.
+
+    Args:
+        chance: probability, 0 to 1, that images which have nothing in common match as well
+            somewhere among all that was tried.
+    """
+
+    chance: float = 1.0

@@ -189,7 +189,7 @@ def judge(
     # A lattice correlates everywhere, so z cannot tell; how clearly one place wins can.
     by_lead = np.isfinite(lead) & (measured["correlation"] > LATTICE_CORRELATION)
     evidence = np.full(len(z), -np.inf)
-    evidence[found] = _evidence(z[found], null_z)
+    evidence[found] = evidence_of(z[found], null_z)
     offsets = np.stack([measured["dy"], measured["dx"]], axis=1)
     sure = evidence > np.log(1 / CHANCE)
     evidence[found] += _stage_evidence(offsets, told, sure, window)[found]
@@ -206,7 +206,7 @@ def judge(
     return Pairs(fixed, moving, z=z, score=score, status=status, null_z=null_z, **known)
 
 
-def _evidence(z: FloatArray, null_z: FloatArray) -> FloatArray:
+def evidence_of(z: FloatArray, null_z: FloatArray) -> FloatArray:
     """Log odds that a peak of height ``z`` is right.
 
     Two laws share the pairs: that of chance, and one for right peaks, which are of any size between
@@ -258,7 +258,12 @@ def fit_gumbel(null_z: FloatArray) -> tuple[float, float]:
     """Location and scale of the null's law, by L-moments, with the prior mixed in."""
     ranks = (np.arange(PRIOR_COUNT) + 0.5) / PRIOR_COUNT
     prior = PRIOR_LOCATION - PRIOR_SCALE * np.log(-np.log(ranks))
-    values = np.sort(np.concatenate([null_z[np.isfinite(null_z)], prior]))
+    return gumbel_of(np.concatenate([null_z[np.isfinite(null_z)], prior]))
+
+
+def gumbel_of(values: FloatArray) -> tuple[float, float]:
+    """Location and scale of a Gumbel law, from two or more values of it, by L-moments."""
+    values = np.sort(values)
     n = len(values)
     first = values.mean()
     second = 2 * float(np.dot(np.arange(n), values)) / (n * (n - 1)) - first
