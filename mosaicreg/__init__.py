@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mosaicreg.lazy import open_lazy
     from mosaicreg.mosaic import Mosaic
     from mosaicreg.opening import open_mosaic
+    from mosaicreg.overlaps import tile_overlaps
     from mosaicreg.pairs import Pairs
     from mosaicreg.progress import show_progress
     from mosaicreg.registration import find_offsets, register
@@ -44,6 +45,7 @@ _HOME = {
     "show_progress": "progress",
     "solve_layout": "layout",
     "stage_layout": "layout",
+    "tile_overlaps": "overlaps",
     "warp": "warping",
     "warp_tiles": "warping",
     "write_ome_zarr": "archive",
@@ -68,6 +70,7 @@ __all__ = [
     "solve_layout",
     "stage_layout",
     "synthetic",
+    "tile_overlaps",
     "warp",
     "warp_tiles",
     "write_ome_zarr",

@@ -242,6 +242,24 @@ class Mosaic:
 
 def neighbour_pairs(positions: FloatArray, shapes: IntArray) -> IntArray:
     """The pairs of `Mosaic.neighbours` from bare columns."""
+    pairs, overlap = overlapping_pairs(positions, shapes)
+    long = seam_shares(pairs, overlap, shapes) >= SEAM_SHARE
+    lonely = np.ones(len(positions), dtype=bool)
+    lonely[pairs[long].ravel()] = False
+    kept: IntArray = pairs[long | lonely[pairs].any(axis=1)]
+    return kept
+
+
+def overlapping_pairs(positions: FloatArray, shapes: IntArray) -> tuple[IntArray, FloatArray]:
+    """All pairs of tiles that overlap.
+
+    Returns:
+        ``(pairs, overlap)``: (m, 2) tile numbers, the lower first, sorted; (m, 2) how high and wide
+        the overlap is, px.
+
+    Raises:
+        InputError: where tiles lie on each other in heaps.
+    """
     n = len(positions)
     size = shapes.max(axis=0)
     tree = cKDTree(positions / size)
@@ -257,11 +275,12 @@ def neighbour_pairs(positions: FloatArray, shapes: IntArray) -> IntArray:
     first, second = pairs[:, 0], pairs[:, 1]
     start = np.maximum(positions[first], positions[second])
     end = np.minimum(positions[first] + shapes[first], positions[second] + shapes[second])
-    overlap = np.maximum(end - start, 0)
-    share = (overlap / np.minimum(shapes[first], shapes[second])).max(axis=1)
-    touching = (overlap > 0).all(axis=1)
-    long = touching & (share >= SEAM_SHARE)
-    lonely = np.ones(n, dtype=bool)
-    lonely[pairs[long].ravel()] = False
-    kept: IntArray = pairs[long | (touching & (lonely[first] | lonely[second]))]
-    return kept
+    touching = (end > start).all(axis=1)
+    return pairs[touching], (end - start)[touching]
+
+
+def seam_shares(pairs: IntArray, overlap: FloatArray, shapes: IntArray) -> FloatArray:
+    """(m,) length of each pair's seam, as a share of the shorter tile's side."""
+    shorter = np.minimum(shapes[pairs[:, 0]], shapes[pairs[:, 1]])
+    shares: FloatArray = (overlap / shorter).max(axis=1)
+    return shares

@@ -160,19 +160,23 @@ def _least_squares(incidence: csr_array, weight: FloatArray) -> Callable[[FloatA
     """
     weak = 1e-9 * float(np.median(weight[weight > 0])) if weight.any() else 1.0
     normal = incidence.T @ diags_array(weight) @ incidence
-    normal = csc_array(normal + weak * diags_array(np.ones(normal.shape[0])))
-    factor = splu(
-        normal,
-        permc_spec="MMD_AT_PLUS_A",
-        diag_pivot_thresh=0.0,
-        options={"SymmetricMode": True},
-    )
+    factor = factored(csc_array(normal + weak * diags_array(np.ones(normal.shape[0]))))
 
     def solve(wanted: FloatArray) -> FloatArray:
         moved: FloatArray = factor.solve(incidence.T @ (weight[:, None] * wanted))
         return moved
 
     return solve
+
+
+def factored(normal: csc_array) -> Any:
+    """The factors of a symmetric positive definite matrix; ``.solve`` takes right-hand sides."""
+    return splu(
+        normal,
+        permc_spec="MMD_AT_PLUS_A",
+        diag_pivot_thresh=0.0,
+        options={"SymmetricMode": True},
+    )
 
 
 def parts_of(edges: Edges, agree: NDArray[np.bool_]) -> IntArray:

@@ -55,10 +55,12 @@ FLOORS = (
     (
         "mosaic",
         "opening",
+        "overlaps",
         "stage",
         "pairs",
         "constraints",
         "solving",
+        "springs",
         "turns",
         "layout",
         "reopening",
