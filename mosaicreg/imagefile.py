@@ -24,9 +24,10 @@ from mosaicreg.geometry import Box
 from mosaicreg.header import MICROMETRE, RGB, Header, Lead, canonical_axes, cut_image
 from mosaicreg.jpeg2000 import decode_jp2, jp2_shape
 from mosaicreg.objects import AnyPath, ObjectPath
-from mosaicreg.tifffiles import TIFF, read_tiff, tiff_block, tiff_header
+from mosaicreg.tifffiles import TIFF, Known, read_tiff, tiff_block, tiff_header
 
-SUFFIXES = (*TIFF, ".png", ".jpg", ".jpeg", ".jp2", ".npy", ".zarr")
+FILE_SUFFIXES = (*TIFF, ".png", ".jpg", ".jpeg", ".jp2", ".npy")
+SUFFIXES = (*FILE_SUFFIXES, ".zarr")
 """File name endings that count as images, in lower case."""
 
 
@@ -40,17 +41,19 @@ def is_image(path: AnyPath) -> bool:
     return path.is_dir() and any((path / name).is_file() for name in ("zarr.json", ".zarray"))
 
 
-def read_header(path: AnyPath, any_type: bool = False) -> Header:
+def read_header(path: AnyPath, any_type: bool = False, known: Known | None = None) -> Header:
     """What the file says about its image; no pixel is read.
 
     Args:
         path: of the file.
         any_type: do not mind pixels of types that cannot be stitched.
+        known: headers of files read before, and filled with what is found: those of many TIFF files
+            that are alike are looked into once.
 
     Raises:
         ImageError: where the file is missing, unreadable, cut short, or of an unsupported kind.
     """
-    header: Header = _guarded(path, _header_reader(path))
+    header: Header = _guarded(path, _header_reader(path, known))
     if header.dtype not in DTYPES and not any_type:
         raise ImageError(
             f"{path}: pixels of type {header.dtype} are not supported; convert them to one of "
@@ -162,10 +165,10 @@ def _guarded(path: AnyPath, action: Callable[[AnyPath], Any]) -> Any:
         raise ImageError(f"{path}: unreadable ({reason})") from error
 
 
-def _header_reader(path: AnyPath) -> Callable[[AnyPath], Header]:
+def _header_reader(path: AnyPath, known: Known | None) -> Callable[[AnyPath], Header]:
     suffix = path.suffix.lower()
     if suffix in TIFF:
-        return tiff_header
+        return lambda path: tiff_header(path, known)
     named = {
         ".png": _png_header,
         ".jpg": _jpeg_header,

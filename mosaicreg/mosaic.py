@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.spatial import cKDTree
 
 from mosaicreg.drawing import MAP_STYLE, PLAIN_COLOUR, tile_map
 from mosaicreg.errors import InputError
@@ -260,6 +259,8 @@ def overlapping_pairs(positions: FloatArray, shapes: IntArray) -> tuple[IntArray
     Raises:
         InputError: where tiles lie on each other in heaps.
     """
+    from scipy.spatial import cKDTree  # a tenth of a second that looking at tiles does not need
+
     n = len(positions)
     size = shapes.max(axis=0)
     tree = cKDTree(positions / size)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from math import prod
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
@@ -15,9 +16,17 @@ from mosaicreg.errors import ImageError
 from mosaicreg.geometry import Box
 from mosaicreg.header import MICROMETRE, RGB, Header, Lead, Pair, canonical_axes, cut_image
 from mosaicreg.objects import AnyPath, ObjectPath
+from mosaicreg.tiffscan import Scan, scan
 from mosaicreg.tiffwindow import page_window, segment_shape
 
 TIFF = (".tif", ".tiff")
+_PLAIN_KINDS = ("generic", "imagej", "shaped", "uniform")
+"""Series of which tifffile knows all from one directory."""
+_ENDLESS = (2, 3, 4, 6)
+"""Compressions (CCITT, old JPEG) for which tifffile corrects what directories say."""
+
+Known = dict[tuple[Any, ...], Header]
+"""Headers by what they depend on, see `mosaicreg.tiffscan.Scan.key`."""
 
 
 @contextmanager
@@ -33,37 +42,64 @@ def _opened_tiff(path: AnyPath) -> Iterator[Any]:
             yield tiff
 
 
-def tiff_header(path: AnyPath) -> Header:
+def tiff_header(path: AnyPath, known: Known | None = None) -> Header:
     """What the file says about its first image; see `mosaicreg.imagefile.read_header`."""
+    found = scan(str(path)) if known is not None and isinstance(path, Path) else None
+    if known is not None and found is not None and found.end <= found.size:
+        alike = known.get(found.key)
+        if alike is not None:
+            return alike
     with _opened_tiff(path) as tiff:
-        series = tiff.series[0]
-        letters, order = canonical_axes(series.axes, series.shape, path)
-        shape = tuple(series.shape[letters.index(a)] for a in order)
-        end = max(
-            (
-                offset + count
-                for page in series.pages
-                if page is not None
-                for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True)
-            ),
-            default=0,
-        )
-        size = path.stat().st_size
-        if end > size:
-            raise ImageError(f"{path}: cut short, {size} bytes where its pixels end at {end}")
-        facts = _ome_facts(tiff.ome_metadata, path) if tiff.is_ome else ()
-        pixel_size, position, channels = facts or (None, None, ())
-        if not channels and "S" in series.axes and shape[order.index("c")] in (3, 4):
-            channels = RGB[: shape[order.index("c")]]
-        return Header(
-            axes=order,
-            shape=shape,
-            dtype=series.dtype.newbyteorder("="),
-            pixel_size=pixel_size,
-            position=position,
-            channels=channels,
-            interleaved="S" in series.axes,
-        )
+        header = _judged(tiff, path)
+        if known is not None and found is not None and _is_plain(tiff, found):
+            known[found.key] = header
+        return header
+
+
+def _is_plain(tiff: Any, found: Scan) -> bool:
+    """Whether all that `_judged` looks at is in the scan, read as tifffile reads it."""
+    series = tiff.series[0]
+    page = series.pages[0]
+    return bool(
+        len(tiff.pages) == len(tiff.series) == len(series.pages) == 1
+        and series.kind in _PLAIN_KINDS
+        and not tiff.is_ome
+        and series.size == page.size
+        and page.compression not in _ENDLESS
+        and tuple(page.dataoffsets) == found.offsets
+        and tuple(page.databytecounts) == found.counts
+    )
+
+
+def _judged(tiff: Any, path: AnyPath) -> Header:
+    series = tiff.series[0]
+    letters, order = canonical_axes(series.axes, series.shape, path)
+    shape = tuple(series.shape[letters.index(a)] for a in order)
+    end = max(
+        (
+            offset + count
+            for page in series.pages
+            if page is not None
+            for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True)
+        ),
+        default=0,
+    )
+    size = path.stat().st_size
+    if end > size:
+        raise ImageError(f"{path}: cut short, {size} bytes where its pixels end at {end}")
+    facts = _ome_facts(tiff.ome_metadata, path) if tiff.is_ome else ()
+    pixel_size, position, channels = facts or (None, None, ())
+    if not channels and "S" in series.axes and shape[order.index("c")] in (3, 4):
+        channels = RGB[: shape[order.index("c")]]
+    return Header(
+        axes=order,
+        shape=shape,
+        dtype=series.dtype.newbyteorder("="),
+        pixel_size=pixel_size,
+        position=position,
+        channels=channels,
+        interleaved="S" in series.axes,
+    )
 
 
 def tiff_block(path: AnyPath) -> tuple[int | None, int | None]:

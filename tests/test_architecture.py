@@ -42,6 +42,7 @@ FLOORS = (
         "tiffwindow",
         "jpeg2000",
         "header",
+        "tiffscan",
         "tifffiles",
         "imagefile",
         "store",

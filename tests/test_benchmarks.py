@@ -38,6 +38,15 @@ def test_each_hot_case_runs() -> None:
     assert len(names) > 10
 
 
+def test_the_first_window_of_few_files(harness, tmp_path, monkeypatch) -> None:
+    sys.modules["harness"] = harness
+    first_window = load("first_window")
+    monkeypatch.setattr(harness, "CACHE", tmp_path)
+    folder = first_window.tiles(2, compressed=False)
+    cost = harness.run([sys.executable, "-c", first_window.PROGRAM, folder, "4"])
+    assert cost.code == 0, cost.output
+
+
 def test_costs_are_those_of_the_whole_process_tree(harness) -> None:
     """A child of a child burns a second and holds 150 MB."""
     burn = (

@@ -1,0 +1,192 @@
+"""Headers of TIFF files that are alike: whatever a file is, comparing finds what tifffile finds."""
+
+from __future__ import annotations
+
+import logging
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mosaicreg.errors import ImageError
+from mosaicreg.header import Header
+from mosaicreg.imagefile import read_header
+from mosaicreg.tiffscan import HEAD, scan
+
+WRITERS: dict[str, dict[str, Any]] = {
+    "shaped": {},
+    "bare": {"metadata": None},
+    "big-endian": {"byteorder": ">"},
+    "bigtiff": {"bigtiff": True},
+    "strips": {"rowsperstrip": 7},
+    "zlib": {"compression": "zlib", "rowsperstrip": 16},
+    "tiled": {"tile": (16, 32), "compression": "zlib"},
+    "imagej": {"imagej": True},
+    "told": {"metadata": None, "description": "stage 1", "software": "scope", "datetime": True},
+}
+"""Plain files of one page, as `tifffile.imwrite` is asked for them."""
+UNUSUAL: dict[str, dict[str, Any]] = {
+    "ome": {"ome": True, "metadata": {"axes": "YX"}},
+    "private tag": {"extratags": [(65001, 2, 0, "what nobody knows", True)]},
+}
+SHAPE = (50, 40)
+
+
+def write(path: Path, seed: int = 0, shape: tuple[int, ...] = SHAPE, **options: Any) -> Path:
+    image = np.random.default_rng(seed).integers(0, 60000, shape, dtype=np.uint16)
+    tifffile.imwrite(path, image, **options)
+    return path
+
+
+def outcome(path: Path, known: dict[Any, Header] | None = None) -> Header | str:
+    """The header, or why there is none."""
+    try:
+        return read_header(path, known=known)
+    except ImageError as error:
+        return str(error)
+
+
+@pytest.fixture(autouse=True)
+def _tifffile_is_quiet(caplog) -> None:
+    """It logs what it finds wrong with damaged files."""
+    caplog.set_level(logging.CRITICAL, logger="tifffile")
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_of_files_that_are_alike_one_is_looked_into(kind, tmp_path, monkeypatch) -> None:
+    paths = [write(tmp_path / f"{k}.tif", k, **WRITERS[kind]) for k in range(3)]
+    known: dict[Any, Header] = {}
+    first = read_header(paths[0], known=known)
+    assert first == read_header(paths[0])
+    monkeypatch.setattr(tifffile, "TiffFile", None)
+    assert [read_header(p, known=known) for p in paths] == [first] * 3
+
+
+@pytest.mark.parametrize("kind", UNUSUAL)
+def test_what_is_unusual_is_left_to_tifffile(kind, tmp_path) -> None:
+    path = write(tmp_path / ("a.ome.tif" if kind == "ome" else "a.tif"), **UNUSUAL[kind])
+    known: dict[Any, Header] = {}
+    assert read_header(path, known=known) == read_header(path)
+    assert not known
+
+
+def test_pages_that_follow_are_left_to_tifffile(tmp_path) -> None:
+    stack = write(tmp_path / "stack.tif", shape=(3, *SHAPE), photometric="minisblack")
+    assert scan(str(stack)) is None
+    known: dict[Any, Header] = {}
+    assert read_header(stack, known=known).shape == (3, *SHAPE)
+    assert not known
+
+
+def test_images_inside_images_are_left_to_tifffile(tmp_path) -> None:
+    path = tmp_path / "pyramid.tif"
+    image = np.zeros((64, 64), dtype=np.uint16)
+    with tifffile.TiffWriter(path) as writer:
+        writer.write(image, subifds=1)
+        writer.write(image[::2, ::2], subfiletype=1)
+    assert scan(str(path)) is None
+    assert read_header(path, known={}).shape == (64, 64)
+
+
+def test_other_sizes_types_and_samples_are_not_alike(tmp_path) -> None:
+    known: dict[Any, Header] = {}
+    images = [
+        np.zeros((50, 40), np.uint16),
+        np.zeros((50, 41), np.uint16),
+        np.zeros((50, 40), np.int16),
+        np.zeros((50, 40), np.uint8),
+        np.zeros((50, 40, 3), np.uint16),
+        np.zeros((50, 40, 4), np.uint16),
+    ]
+    for k, image in enumerate(images):
+        path = tmp_path / f"{k}.tif"
+        tifffile.imwrite(path, image, photometric="rgb" if image.ndim == 3 else "minisblack")
+        header = read_header(path, known=known)
+        assert header == read_header(path)
+        assert header.plane == image.shape[:2]
+        assert header.dtype == image.dtype
+    assert len(known) == len(images)
+
+
+def test_a_directory_at_the_end_of_the_file_is_found(tmp_path) -> None:
+    """libtiff writes pixels first."""
+    paths = []
+    for k in range(2):
+        plain = write(tmp_path / f"plain{k}.tif", k, metadata=None).read_bytes()
+        with tifffile.TiffFile(tmp_path / f"plain{k}.tif") as tiff:
+            start, pixels = tiff.pages.first.dataoffsets[0], 8
+        body = bytearray(plain[start:] + bytes(3 * HEAD))
+        directory = bytearray(plain[8:start])
+        count = struct.unpack_from("<H", directory)[0]
+        moved = len(body)
+        for n in range(count):
+            at = 2 + 12 * n
+            code, kind, length, value = struct.unpack_from("<HHII", directory, at)
+            if code == 273:
+                struct.pack_into("<I", directory, at + 8, pixels)
+            elif length * {2: 1, 3: 2, 4: 4, 5: 8}[kind] > 4:
+                struct.pack_into("<I", directory, at + 8, value + moved)
+        path = tmp_path / f"end{k}.tif"
+        path.write_bytes(plain[:4] + struct.pack("<I", 8 + len(body)) + bytes(body + directory))
+        paths.append(path)
+    known: dict[Any, Header] = {}
+    first = read_header(paths[0], known=known)
+    assert first == read_header(paths[0])
+    assert len(known) == 1
+    found = scan(str(paths[1]))
+    assert found is not None
+    assert known[found.key] == read_header(paths[1])
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_files_cut_short_are_noticed(kind, tmp_path) -> None:
+    whole = write(tmp_path / "whole.tif", **WRITERS[kind])
+    known: dict[Any, Header] = {}
+    read_header(whole, known=known)
+    content = whole.read_bytes()
+    short = tmp_path / "short.tif"
+    for length in (0, 3, 8, 20, 150, len(content) // 2, len(content) - 1):
+        short.write_bytes(content[:length])
+        told = outcome(short, known)
+        assert told == outcome(short)
+        assert isinstance(told, str)
+        assert str(short) in told
+
+
+@given(
+    kind=st.sampled_from(sorted(WRITERS)),
+    damage=st.lists(
+        st.tuples(st.integers(0, 450), st.integers(0, 255) | st.sampled_from([0, 1, 255])),
+        min_size=1,
+        max_size=3,
+    ),
+    length=st.none() | st.integers(0, 5000),
+)
+@settings(
+    max_examples=400,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_damaged_headers_are_judged_as_if_they_were_read_alone(
+    kind, damage, length, tmp_path_factory
+) -> None:
+    folder = tmp_path_factory.getbasetemp() / "damaged"
+    folder.mkdir(exist_ok=True)
+    whole = folder / f"{kind}.tif"
+    if not whole.exists():
+        write(whole, **WRITERS[kind])
+    known: dict[Any, Header] = {}
+    read_header(whole, known=known)
+    assert len(known) == 1
+    content = bytearray(whole.read_bytes())
+    for at, value in damage:
+        content[at] = value
+    path = folder / "tile.tif"
+    path.write_bytes(content[:length])
+    assert outcome(path, known) == outcome(path)
