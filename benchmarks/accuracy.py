@@ -8,7 +8,8 @@
 distances to the true position after the median offset is removed. Ours are told over the measured
 tiles, the median removed for each part, and over all tiles as the others' are. A tile is textured
 where over 5 % of one of its overlaps is tissue. Each peer runs in an environment of its own, see
-`harness`; what was measured is kept there, and ``--report`` writes it as a page.
+`harness`; what was measured is kept there until the code or the adapter changes, and ``--report``
+writes it as a page.
 """
 
 from __future__ import annotations
@@ -19,15 +20,18 @@ import platform
 import shutil
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import date
+from functools import partial
 from pathlib import Path
 
 import harness
 import numpy as np
 
 import mosaicreg
+from mosaicreg import synthetic
 from mosaicreg.demo import position_errors
 from mosaicreg.synthetic import CLEAN, Acquisition, Camera, Specimen
 
@@ -73,6 +77,14 @@ def texture(acquisition: Acquisition, pairs: np.ndarray) -> np.ndarray:
     return np.array([tissue_in_overlap(acquisition, i, j) for i, j in pairs])
 
 
+def textured_tiles(acquisition: Acquisition) -> np.ndarray:
+    """(n,) which tiles have an overlap with over 5 % tissue."""
+    pairs = acquisition.mosaic.neighbours()
+    rich = np.zeros(len(acquisition), dtype=bool)
+    rich[pairs[texture(acquisition, pairs) > TEXTURED].ravel()] = True
+    return rich
+
+
 def summary(error: np.ndarray, name: str = "") -> dict[str, float]:
     """rms and largest of some errors; how many there are none of."""
     known = error[np.isfinite(error)]
@@ -96,8 +108,7 @@ def ours(acquisition: Acquisition, folder: Path | None = None) -> dict[str, obje
     measured = layout.verdicts == "measured"
     table = np.stack([pairs.fixed, pairs.moving], axis=1)
     share = texture(acquisition, table)
-    rich = np.zeros(len(mosaic), dtype=bool)
-    rich[table[share > TEXTURED].ravel()] = True
+    rich = textured_tiles(acquisition)
     error = position_errors(layout, acquisition.truth)
     whole = errors(layout.positions, acquisition.truth)
     away = pairs.offsets - (acquisition.truth[pairs.moving] - acquisition.truth[pairs.fixed])
@@ -116,7 +127,6 @@ def ours(acquisition: Acquisition, folder: Path | None = None) -> dict[str, obje
         "empty pairs": int((share < EMPTY).sum()),
         "empty accepted": int((pairs.accepted & (share < EMPTY)).sum()),
         "CPU s": spent,
-        "rich": np.flatnonzero(rich).tolist(),
     }
 
 
@@ -129,14 +139,16 @@ def errors(found: np.ndarray, truth: np.ndarray) -> np.ndarray:
     return np.hypot(*away.T)
 
 
-def peer_row(
-    peer: harness.Peer, extra: tuple[str, ...], folder: Path, truth: np.ndarray, rich: list[int]
-) -> dict[str, object]:
+def peer_row(peer: harness.Peer, extra: tuple[str, ...], case: str) -> dict[str, object]:
     """Positions of one peer against the truth."""
     name = " ".join((peer.name, *extra))
+    folder, truth, rich = tiles_of(case), CASES[case].truth, textured_tiles(CASES[case])
     out = harness.CACHE / "accuracy" / name
     shutil.rmtree(out, ignore_errors=True)
-    python = harness.environment(peer)
+    try:
+        python = harness.environment(peer)
+    except RuntimeError as error:
+        return {"program": name, "failed": f"does not install: {error}"[:200]}
     script = harness.ADAPTERS / peer.script
     cost = harness.run([python, script, "register", folder, out, *(e[-1:] for e in extra)])
     row: dict[str, object] = {"program": name, "exit code": cost.code, "CPU s": cost.cpu}
@@ -144,44 +156,53 @@ def peer_row(
     if cost.code or not (out / "positions.csv").exists():
         return row | {"failed": (cost.output.strip().splitlines() or ["no output"])[-1][:200]}
     seen = harness.read_positions(out / "positions.csv")
-    names = sorted(harness.read_positions(folder / "truth.csv"))
-    found = np.array([seen.get(n, (np.nan, np.nan)) for n in names])
+    found = np.array([seen.get(n, (np.nan, np.nan)) for n in CASES[case].names])
     error = errors(found, truth)
     return row | summary(error, "all ") | summary(error[rich], "textured ")
 
 
+def tiles_of(case: str) -> Path:
+    """The folder of a case's tiles, written once."""
+    acquisition = CASES[case]
+    key = harness.digest(repr(acquisition), Path(synthetic.__file__))
+    folder = harness.CACHE / "tiles" / f"accuracy-{key}"
+    if not (folder / "complete").exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        acquisition.write(folder)
+        (folder / "complete").touch()
+    return folder
+
+
 def compare(wanted: list[str], peers: list[str], results: Path) -> None:
-    """Ours and all peers on the same tiles; every row is kept at once."""
+    """Ours and all peers on the same tiles; a row is kept until what it depends on changes."""
     rows = json.loads(results.read_text()) if results.exists() else []
+
+    def keep(case: str, program: str, key: str, measure: Callable[[], dict[str, object]]) -> None:
+        own = [r for r in rows if (r["case"], r["program"]) == (case, program)]
+        if not (own and own[0].get("key") == key):
+            row = {"case": case, "date": date.today().isoformat(), "key": key, **measure()}
+            rows[:] = [r for r in rows if r not in own] + [row]
+            results.parent.mkdir(parents=True, exist_ok=True)
+            results.write_text(json.dumps(rows, indent=1))
+            own = [row]
+        show(case, own[0])
+
+    def mine(case: str) -> dict[str, object]:
+        version = harness.versions(Path(sys.executable), PACKAGES)
+        return ours(CASES[case], tiles_of(case)) | {"version": version}
+
+    code = harness.own_code()  # before measuring loads more
     for case in wanted:
-        acquisition = CASES[case]
-        folder = harness.CACHE / "tiles" / f"accuracy-{list(CASES).index(case)}"
-        if not (folder / "complete").exists():
-            shutil.rmtree(folder, ignore_errors=True)
-            acquisition.write(folder)
-            (folder / "complete").touch()
-        order = np.argsort(acquisition.names)
-        mine = ours(acquisition, folder)
-        rich = mine.pop("rich")
-        new = [mine | {"version": harness.versions(Path(sys.executable), PACKAGES)}]
-        _keep(results, rows, case, new[0])
+        acquired = (repr(CASES[case]), Path(synthetic.__file__))
+        keep(case, "mosaicreg", harness.digest(*acquired, *code), partial(mine, case))
         for peer in harness.PEERS:
+            if peers and peer.name not in peers:
+                continue
+            adapter = (harness.ADAPTERS / peer.script, harness.ADAPTERS / "common.py")
+            key = harness.digest(*acquired, repr(peer), *adapter)
             for extra in ((), ("blur 2",)) if peer.name == "ASHLAR" else ((),):
-                if peers and peer.name not in peers:
-                    continue
-                try:
-                    row = peer_row(peer, extra, folder, acquisition.truth[order], rich)
-                except RuntimeError as error:
-                    row = {"program": peer.name, "failed": f"does not install: {error}"[:200]}
-                _keep(results, rows, case, row)
-
-
-def _keep(results: Path, rows: list[dict], case: str, row: dict[str, object]) -> None:
-    row = {"case": case, "date": date.today().isoformat(), **row}
-    rows[:] = [r for r in rows if (r["case"], r["program"]) != (case, row["program"])] + [row]
-    results.parent.mkdir(parents=True, exist_ok=True)
-    results.write_text(json.dumps(rows, indent=1))
-    show(case, row)
+                program = " ".join((peer.name, *extra))
+                keep(case, program, key, partial(peer_row, peer, extra, case))
 
 
 def show(case: str, row: dict[str, object]) -> None:
@@ -189,7 +210,7 @@ def show(case: str, row: dict[str, object]) -> None:
     cells = [
         f"{k} {v:.4f}" if isinstance(v, float) else f"{k} {v}"
         for k, v in row.items()
-        if k not in ("case", "date", "version", "rich")
+        if k not in ("case", "date", "version", "key")
     ]
     print(f"{case:<24} {', '.join(cells)}", flush=True)
 

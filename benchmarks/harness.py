@@ -16,6 +16,7 @@ user's cache folder.
 from __future__ import annotations
 
 import csv
+import hashlib
 import os
 import platform
 import resource
@@ -235,6 +236,24 @@ def machine() -> str:
         lines = info.read_text().splitlines()
         model = next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), model)
     return f"{model}, {len(os.sched_getaffinity(0))} cores, {platform.system()}"
+
+
+def digest(*parts: str | Path) -> str:
+    """What results depend on, in 16 letters: words, and the contents of files."""
+    found = hashlib.sha256()
+    for part in parts:
+        found.update(part.read_bytes() if isinstance(part, Path) else part.encode())
+        found.update(b"|")
+    return found.hexdigest()[:16]
+
+
+def own_code() -> list[Path]:
+    """The files of mosaicreg that registering and solving have loaded."""
+    import mosaicreg.layout
+    import mosaicreg.registration  # noqa: F401
+
+    loaded = (module for name, module in sorted(sys.modules.items()) if "mosaicreg." in name)
+    return sorted({Path(module.__file__) for module in loaded if module.__file__})
 
 
 def tiles(rows: int, columns: int, progress: Callable[[int, int], None] | None = None) -> Path:
