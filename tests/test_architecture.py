@@ -58,6 +58,7 @@ FLOORS = (
         "opening",
         "overlaps",
         "stage",
+        "loops",
         "pairs",
         "constraints",
         "solving",
