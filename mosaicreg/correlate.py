@@ -9,7 +9,8 @@ Pure functions on arrays; no files, no dask. The method, step by step:
    every shift in the window, with one real FFT each way (Padfield 2012, Masked object registration
    in the Fourier domain, section 3, for rectangular masks), times the square root of the overlap's
    area. Correlation of n unrelated pixels scatters like 1 / sqrt(n), so that factor makes all
-   shifts equally likely to win by chance.
+   shifts equally likely to win by chance. Where its peak is faint, strips binned once more are
+   tried too: they show what noise or blur left of the texture.
 4. The best few peaks are refined by least squares (`mosaicreg.subpixel`); the best refined
    correlation wins.
 5. ``z``: how many robust standard deviations the peak stands above the surface. Its distribution
@@ -25,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mosaicreg.alignment import AlignmentRecord
-from mosaicreg.strips import Search, bin_mean, binning, flatten, plan_search, stabilise
+from mosaicreg.strips import FLATTEN, Search, bin_mean, binning, flatten, plan_search, stabilise
 from mosaicreg.subpixel import fit_near
 from mosaicreg.surface import (
     MIN_SHIFTS,
@@ -47,6 +48,8 @@ SAME = 1.5
 """Fits no further apart than this, px, found the same match."""
 CLEAR_LEAD = 1.6
 """A peak this many times higher than the next needs no other candidate."""
+FAINT = 10.0
+"""A peak of fewer robust standard deviations is looked for on coarser strips, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,17 +166,10 @@ def match_strips(fixed: NDArray[Any], moving: NDArray[Any], search: Search) -> M
     Returns:
         The best match, or None where there is no signal: a flat strip or too few shifts.
     """
-    strips = Strips.prepare(fixed, moving, search)
-    surface = strips and strips.surface(search)
-    if not strips or not surface:
+    look = _look(fixed, moving, search)
+    if look is None:
         return None
-    height, valid, first = surface
-    peaks, heights = find_peaks(height, valid, CANDIDATES)
-    if len(peaks) == 0:
-        return None
-    z, ratio = peak_statistics(height, valid, peaks, heights)
-    few = 1 if ratio >= CLEAR_LEAD else CANDIDATES
-    fits = [refine(strips, first + parabola(height, valid, p)) for p in peaks[:few]]
+    fits = [refine(look.strips, start) for start in look.starts]
     winner = max(range(len(fits)), key=lambda k: fits[k].evidence)
     best = fits[winner]
     # Peaks that refinement brings to the same place were one.
@@ -181,14 +177,13 @@ def match_strips(fixed: NDArray[Any], moving: NDArray[Any], search: Search) -> M
     lead = np.inf
     if others:
         lead = (best.evidence - max(f.evidence for f in others)) / np.sqrt(2)
-    z *= float(heights[winner] / heights[0])
     return Match(
         dy=best.shift[0] + search.origin[0],
         dx=best.shift[1] + search.origin[1],
         sigma=best.sigma,
         correlation=best.correlation,
-        z=z,
-        ratio=ratio,
+        z=look.z * float(look.heights[winner] / look.heights[0]),
+        ratio=look.ratio,
         lead=float(lead),
     )
 
@@ -197,16 +192,59 @@ def rough_match(
     fixed: NDArray[Any], moving: NDArray[Any], search: Search
 ) -> tuple[float, float, float] | None:
     """(z, dy, dx) as `match_strips` finds them, without refinement: the peak as it stands."""
+    look = _look(fixed, moving, search)
+    if look is None:
+        return None
+    dy, dx = look.starts[0] * look.strips.bin_by + search.origin
+    return look.z, float(dy), float(dx)
+
+
+def _look(fixed: NDArray[Any], moving: NDArray[Any], search: Search) -> _Look | None:
+    """The peaks of the strips; of strips binned once more where those are faint and these higher.
+
+    Noise and blur leave the coarse texture, and binning takes half of the noise away. Strips that
+    do not belong together are given the same choice, so the null knows what it is worth.
+    """
     strips = Strips.prepare(fixed, moving, search)
-    surface = strips and strips.surface(search)
-    if not strips or not surface:
-        return None
-    height, valid, first = surface
-    peaks, heights = find_peaks(height, valid, 2)
-    if len(peaks) == 0:
-        return None
-    dy, dx = (first + parabola(height, valid, peaks[0])) * strips.bin_by + search.origin
-    return peak_statistics(height, valid, peaks, heights)[0], float(dy), float(dx)
+    look = None if strips is None else _Look.at(strips, search)
+    if strips is None or look is None or look.z >= FAINT:
+        return look
+    coarse = strips.coarser()
+    second = coarse and _Look.at(coarse, search)
+    return second if second and second.z > look.z else look
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """The highest peaks of the correlation of two strips.
+
+    Args:
+        strips: what was correlated.
+        starts: (y, x) shift of each peak in question, the highest first, in the strips' binned px.
+        heights: of the peaks.
+        z, ratio: of the highest, see `Match`.
+    """
+
+    strips: Strips
+    starts: list[NDArray[np.float64]]
+    heights: NDArray[np.float32]
+    z: float
+    ratio: float
+
+    @classmethod
+    def at(cls, strips: Strips, search: Search) -> _Look | None:
+        """None where there is no peak, or too few shifts to judge one."""
+        surface = strips.surface(search)
+        if surface is None:
+            return None
+        height, valid, first = surface
+        peaks, heights = find_peaks(height, valid, CANDIDATES)
+        if len(peaks) == 0:
+            return None
+        z, ratio = peak_statistics(height, valid, peaks, heights)
+        few = 1 if ratio >= CLEAR_LEAD else CANDIDATES
+        starts = [first + parabola(height, valid, p) for p in peaks[:few]]
+        return cls(strips, starts, heights, z, ratio)
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,6 +264,13 @@ class Strips:
             return None
         bin_by = binning(search)
         return cls(f, m, bin_by, (bin_mean(f, bin_by), bin_mean(m, bin_by)))
+
+    def coarser(self) -> Strips | None:
+        """The same strips, binned once more; None where that leaves too little."""
+        if min(n for strip in self.binned for n in strip.shape) < 2 * FLATTEN:
+            return None
+        f, m = (bin_mean(strip, 2) for strip in self.binned)
+        return Strips(self.fixed, self.moving, 2 * self.bin_by, (f, m))
 
     def surface(self, search: Search) -> tuple[Image, NDArray[np.bool_], NDArray[np.int64]] | None:
         """Correlation over binned shifts, which of them count, and the first (y, x)."""
