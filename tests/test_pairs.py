@@ -14,6 +14,7 @@ from mosaicreg.pairs import (
     PRIOR_LOCATION,
     PRIOR_SCALE,
     REJECTED,
+    TURNED_PRIOR,
     Pairs,
     chance_of,
     fit_gumbel,
@@ -51,6 +52,20 @@ def test_the_law_of_many_chance_peaks_is_found(seed, location, scale) -> None:
 
 def test_without_null_pairs_the_prior_speaks() -> None:
     np.testing.assert_allclose(fit_gumbel(np.empty(0)), (PRIOR_LOCATION, PRIOR_SCALE), atol=0.02)
+
+
+def test_where_angles_were_tried_too_few_values_of_chance_are_taken_for_higher() -> None:
+    """A mosaic of a few tiles gives hardly any; what is faint is then judged by the prior."""
+    table = measured(z=[6.4, *[40.0] * 8])
+    turns = {"angle": np.zeros(9), "angle_sigma": np.full(9, 0.1)}
+    numbers, told = np.arange(9), np.zeros((9, 2))
+    plain, turned = (
+        judge(0 * numbers, numbers + 1, t, np.empty(0), told, 50).score[0]
+        for t in (table, table | turns)
+    )
+    assert np.log(turned / (1 - turned)) < np.log(plain / (1 - plain)) - 1
+    law = fit_gumbel(np.empty(0), TURNED_PRIOR)
+    np.testing.assert_allclose(law, (PRIOR_LOCATION + TURNED_PRIOR, PRIOR_SCALE), atol=0.02)
 
 
 def test_chance_reaches_what_it_reached() -> None:
