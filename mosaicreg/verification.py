@@ -126,11 +126,12 @@ def verify(
         checks.append(Check("pixels", "another image", (wrong,)))
         image = None
     reports = _look_at_finest(store, plan, tiles, fill, image, progress)
-    checks += _finest_checks(reports, names, image is not None)
+    later = [_coarser_check(store, plan, progress), _receipts_check(store, plan, progress)]
+    changed = any(c.problems for c in later)
+    checks += _finest_checks(reports, names, image is not None, changed)
     if image is None and checks[-1].name != "pixels":
         checks.append(Check("pixels", "not compared: the tiles are not at hand", done=False))
-    checks.append(_coarser_check(store, plan, progress))
-    checks.append(_receipts_check(store, plan, progress))
+    checks += later
     return Verification(str(store), tuple(checks))
 
 
@@ -361,8 +362,13 @@ def _look_at_finest(
     return run_tasks(tasks, "verify", progress)
 
 
-def _finest_checks(reports: list[Report], names: NDArray[Any], compared: bool) -> list[Check]:
-    """Which shards decode, where pixels stray, which tiles show, which pixels are others."""
+def _finest_checks(
+    reports: list[Report], names: NDArray[Any], compared: bool, changed: bool
+) -> list[Check]:
+    """Which shards decode, where pixels stray, which tiles show, which pixels are others.
+
+    ``changed``: whether checksums or coarser levels show that pixels were lost since writing.
+    """
     broken = [f"{r.name} cannot be decoded ({r.broken})" for r in reports if r.broken]
     checks = [Check("shards", f"{len(reports)} of the finest level", _some(broken))]
     owned, stray = sum(r.owned for r in reports), sum(r.stray for r in reports)
@@ -372,7 +378,7 @@ def _finest_checks(reports: list[Report], names: NDArray[Any], compared: bool) -
         checks.append(Check("coverage", finding, _some(problems)))
         if not compared:
             # A comparison says more: what is blank by right, and what is not.
-            checks.append(_shown_check(reports, names))
+            checks.append(_shown_check(reports, names, changed))
     if compared:
         unlike = [f"{r.name}: {r.wrong} px unlike the tiles" for r in reports if r.wrong]
         tiles = sorted({t for r in reports for t in r.wrong_tiles})
@@ -382,7 +388,8 @@ def _finest_checks(reports: list[Report], names: NDArray[Any], compared: bool) -
     return checks
 
 
-def _shown_check(reports: list[Report], names: NDArray[Any]) -> Check:
+def _shown_check(reports: list[Report], names: NDArray[Any], changed: bool) -> Check:
+    """Whether every tile shows. Black tiles do not, so that alone is no fault: see ``changed``."""
     shown = np.zeros(len(names), dtype=bool)
     broken = np.zeros(len(names), dtype=bool)
     for r in reports:
@@ -390,10 +397,17 @@ def _shown_check(reports: list[Report], names: NDArray[Any]) -> Check:
             broken[list(r.tiles)] = True
         else:
             shown[list(r.tiles)] |= np.array(r.shown, dtype=bool)
-    why = "nothing but the fill value: lost, or black itself (--tiles tells)"
-    problems = [f"tile {names[t]}: {why}" for t in np.flatnonzero(~shown & ~broken)]
-    problems += [f"{r.name}: {why}" for r in reports if r.blank]
-    return Check("tiles shown", f"{int(shown.sum())} of {len(names)} tiles", _some(problems))
+    found = f"{int(shown.sum())} of {len(names)} tiles"
+    blank = [f"tile {names[t]}" for t in np.flatnonzero(~shown & ~broken)]
+    places = blank + [r.name for r in reports if r.blank]
+    if changed:
+        why = "nothing but the fill value: lost, or black itself (--tiles tells)"
+        return Check("tiles shown", found, _some([f"{place}: {why}" for place in places]))
+    if not blank:
+        return Check("tiles shown", found)
+    some = ", ".join(blank[:3]) + (", ..." if len(blank) > 3 else "")
+    why = f"{some}: nothing but the fill value; --tiles tells whether they are black themselves"
+    return Check("tiles shown", f"{found}; {why}", done=False)
 
 
 def _coarser_check(store: Store, plan: Pyramid, progress: Progress | None) -> Check:

@@ -74,6 +74,25 @@ def test_a_single_lost_tile_is_named(number, tmp_path) -> None:
     assert verdicts(found)["pyramid"] == "FAILED"  # coarser levels still show it
 
 
+@pytest.mark.parametrize("dtype", ["uint16", "float32"])
+def test_tiles_that_are_black_themselves_are_no_fault(dtype, tmp_path) -> None:
+    """All of a tile is the fill value, and in the second archive all of every tile."""
+    corners = np.array([[0.0, 0.0], [0.0, 64.0], [0.0, 128.0]])
+    for name, values in (("one", (7, 0, 9)), ("all", (0, 0, 0))):
+        tiles = [np.full((64, 64), v, dtype=dtype) for v in values]
+        mosaic = Mosaic.from_arrays(tiles, corners)
+        layout = stage_layout(mosaic)
+        image = assemble(mosaic, layout, block=64)
+        path = write_ome_zarr(
+            image, tmp_path / f"{name}.ome.zarr", mosaic=mosaic, layout=layout, chunk=32, shard=64
+        )
+        alone = verify(path)
+        assert alone.passed, str(alone)
+        assert verdicts(alone)["tiles shown"] == "not checked"
+        assert f"{np.count_nonzero(values)} of 3 tiles; tile tile" in str(alone)
+        assert verify(path, image, mosaic=mosaic).passed
+
+
 def test_the_same_tile_is_found_by_comparison(tmp_path) -> None:
     mosaic, path = written(tmp_path / "a.ome.zarr", 30, 6)
     level = zarr.open_array(str(path / "0"), mode="r+")
