@@ -17,15 +17,18 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import math
 import os
 import platform
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +40,8 @@ CACHE = Path(
     os.environ.get("MOSAICREG_BENCHMARKS")
     or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mosaicreg-benchmarks"
 )
+CUT_OFF = -1000
+"""Exit code of a command that was ended because it took too long."""
 STAGE_ERROR = 12.0
 """px; true positions differ from the stage's by up to this much per axis."""
 OVERLAP = 0.1
@@ -104,11 +109,15 @@ class Cost:
     code: int
 
 
-def run(command: Sequence[str | Path], threads: int | None = None) -> Cost:
+def run(
+    command: Sequence[str | Path], threads: int | None = None, budget: float | None = None
+) -> Cost:
     """Run a command to its end and tell what it cost.
 
     Args:
         threads: of the libraries that ask OMP_NUM_THREADS and its like; as they like where None.
+        budget: seconds after which it is ended, of CPU in one process or, twice as many, of wall
+            time; its code is `CUT_OFF` then.
     """
     variables = {**os.environ, "PYTHONWARNINGS": "ignore", "PYTHONUNBUFFERED": "1"}
     # Programs are compared as installed: with compiled modules, as every second start has them.
@@ -124,18 +133,34 @@ def run(command: Sequence[str | Path], threads: int | None = None) -> Cost:
         stderr=subprocess.STDOUT,
         text=True,
         env=variables,
+        start_new_session=True,
     ) as process:
+        if budget is not None and sys.platform == "linux":
+            seconds = math.ceil(budget)
+            with suppress(ProcessLookupError):
+                resource.prlimit(process.pid, resource.RLIMIT_CPU, (seconds, seconds + 5))
         peak = [0.0]
         done = threading.Event()
         watcher = threading.Thread(target=_watch, args=(process.pid, peak, done))
         watcher.start()
-        output = process.communicate()[0]
+        late = False
+        try:
+            output = process.communicate(timeout=None if budget is None else 2 * budget)[0]
+        except BaseException as error:  # Ctrl-C does not reach a session of its own
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            output = process.communicate()[0]
+            late = isinstance(error, subprocess.TimeoutExpired)
+            if not late:
+                raise
+        finally:
+            done.set()
         wall = time.perf_counter() - start
-        done.set()
         watcher.join()
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
-    return Cost(cpu, wall, peak[0], output, process.returncode)
+    cut_off = late or process.returncode in (-signal.SIGXCPU, 128 + signal.SIGXCPU)
+    return Cost(cpu, wall, peak[0], output, CUT_OFF if cut_off else process.returncode)
 
 
 def _watch(root: int, peak: list[float], done: threading.Event) -> None:

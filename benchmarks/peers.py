@@ -27,6 +27,7 @@ import numpy as np
 import mosaicreg
 
 OURS, LIMIT = "mosaicreg", "limit"
+CUT_OFF = "cut off"
 OUR_PACKAGES = ("mosaicreg", "numpy", "scipy", "dask", "zarr", "tifffile", "numba")
 
 
@@ -71,7 +72,7 @@ def peer_runs(tiles: Path, names: list[str]) -> Iterator[Run]:
             yield Run(peer.name, step, (python, harness.ADAPTERS / peer.script, step, tiles))
 
 
-def measure(run: Run, tiles: Path, out: Path) -> dict[str, object]:
+def measure(run: Run, tiles: Path, out: Path, budget: float) -> dict[str, object]:
     """Cost and accuracy of one run; the reason where it failed."""
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
@@ -84,7 +85,8 @@ def measure(run: Run, tiles: Path, out: Path) -> dict[str, object]:
         command += [out]
     if run.program == LIMIT:
         command += [out.parent / f"{OURS} stitch" / "out.ome.zarr"]
-    cost = harness.run(command, threads=1 if run.program in (OURS, LIMIT) else None)
+    threads = 1 if run.program in (OURS, LIMIT) else None
+    cost = harness.run(command, threads, budget)
     row: dict[str, object] = {
         "program": run.program,
         "step": run.step,
@@ -92,7 +94,9 @@ def measure(run: Run, tiles: Path, out: Path) -> dict[str, object]:
         "wall": cost.wall,
         "peak": cost.peak,
     }
-    if cost.code:
+    if cost.code == harness.CUT_OFF:
+        row["failed"] = f"{CUT_OFF} after {cost.cpu:.0f} CPU s, {cost.wall:.0f} s"
+    elif cost.code:
         row["failed"] = " ".join(cost.output.strip().splitlines()[-1:]) or f"exit {cost.code}"
     elif run.program == LIMIT:
         row |= {"parts": json.loads(cost.output.strip().splitlines()[-1])}
@@ -123,7 +127,10 @@ def rounds(side: int, options: argparse.Namespace, known: list[dict[str, object]
                 continue
             if run.program not in (OURS, LIMIT) and number >= max(1, options.peer_rounds):
                 continue
-            row = measure(run, tiles, work / f"{run.program} {run.step}")
+            here = (side, number, run.program, run.step)
+            if here in {(r["side"], r["round"], r["program"], r["step"]) for r in known}:
+                continue
+            row = measure(run, tiles, work / f"{run.program} {run.step}", options.budget)
             row |= {"side": side, "round": number}
             print(
                 f"{side:>3} x {side:<3} round {number + 1}  {run.program:<20} {run.step:<17} "
@@ -137,6 +144,8 @@ def rounds(side: int, options: argparse.Namespace, known: list[dict[str, object]
 def _expected(run: Run, side: int, known: list[dict[str, object]]) -> float:
     """CPU seconds by the cost at the largest smaller grid, growing with the number of tiles."""
     same = [r for r in known if (r["program"], r["step"]) == (run.program, run.step)]
+    if any(str(r.get("failed", "")).startswith(CUT_OFF) and r["side"] <= side for r in same):
+        return float("inf")
     smaller = [r for r in same if r["side"] < side and "failed" not in r]
     if not smaller:
         return 0.0
@@ -301,11 +310,28 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--peer-rounds", type=int, default=None, help="of the peers; as --rounds")
-    parser.add_argument("--budget", type=float, default=600, help="CPU s that one run may take")
+    parser.add_argument(
+        "--budget",
+        type=float,
+        default=600,
+        help="CPU s that one run may take, or half of its s; it is ended then",
+    )
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--only", nargs="*", default=[], metavar="PEER", help="peers; all if none")
     parser.add_argument("--no-peers", action="store_true", help="ours and the limit alone")
-    parser.add_argument("--results", type=Path, help="JSON of all rows; read first if it exists")
+    parser.add_argument(
+        "--results",
+        type=Path,
+        help="JSON of all rows, written after each run; what it holds already is not run again",
+    )
+    parser.add_argument(
+        "--also",
+        type=Path,
+        nargs="*",
+        default=[],
+        metavar="FILE",
+        help="JSON of rows that were measured apart; they count as if measured here",
+    )
     parser.add_argument("--plot", type=Path, help="PNG of cost against the number of tiles")
     options = parser.parse_args()
     options.peer_rounds = options.rounds if options.peer_rounds is None else options.peer_rounds
@@ -315,12 +341,17 @@ def main() -> None:
     rows: list[dict[str, object]] = []
     if options.results and options.results.exists():
         rows = json.loads(options.results.read_text())
-    for side in options.sides:
-        for row in rounds(side, options, rows):
-            rows.append(row)
-            if options.results:
-                options.results.write_text(json.dumps(rows, indent=1))
-    results = Results(rows)
+    known = [row for path in options.also for row in json.loads(path.read_text())] + rows
+    try:
+        for side in options.sides:
+            for row in rounds(side, options, known):
+                rows.append(row)
+                known.append(row)
+                if options.results:
+                    options.results.write_text(json.dumps(rows, indent=1))
+    except KeyboardInterrupt:
+        print("\nstopped; what was measured so far:")
+    results = Results(known)
     print("\n" + report(results, options))
     if options.plot:
         plot(results, options.plot)

@@ -6,7 +6,7 @@ import multiprocessing
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,14 @@ IN_FLIGHT = 4
 """Tasks handed to a cluster at a time, per thread of its workers: enough to keep all busy."""
 COUNT_EVERY = 2.0
 """Seconds between two looks at how many workers there are: clusters grow and shrink."""
+GROUP_LIMITS = (
+    "memory/memory.limit_in_bytes",
+    "memory/memory.soft_limit_in_bytes",
+    "memory.max",
+    "memory.high",
+    "memory.low",
+)
+"""Files of Linux' control groups (both versions) that limit memory."""
 WAVE = 512
 """Tasks handed to a scheduler of this process at a time."""
 
@@ -187,7 +195,6 @@ def worker_room(count: int | None = None, memory_limit: str | None = None) -> tu
     """
     from dask.system import CPU_COUNT
     from dask.utils import parse_bytes
-    from distributed.system import MEMORY_LIMIT
 
     client = current_client()
     if client is not None:
@@ -196,14 +203,30 @@ def worker_room(count: int | None = None, memory_limit: str | None = None) -> tu
             return min(limit for limit, _ in rooms), max(threads for _, threads in rooms)
     if memory_limit not in (None, "auto"):
         return int(parse_bytes(memory_limit)), 1
-    return MEMORY_LIMIT, count or CPU_COUNT
+    return memory_here(), count or CPU_COUNT
+
+
+def memory_here() -> int:
+    """Bytes of memory that this process may have: the machine's, or less where a group is limited.
+
+    As `distributed.system.memory_limit` tells it, whose import takes a quarter of a second.
+    """
+    import psutil
+
+    limits = [int(psutil.virtual_memory().total)]
+    for name in GROUP_LIMITS:
+        with suppress(OSError, ValueError):  # not there, or "max"
+            limits.append(int(Path("/sys/fs/cgroup", name).read_text(encoding="ascii")))
+    with suppress(ImportError):  # Windows has none
+        import resource
+
+        limits.append(resource.getrlimit(resource.RLIMIT_RSS)[1])
+    return min(limit for limit in limits if limit > 0)
 
 
 def _room(dask_worker: Any) -> tuple[int, int]:
     """On a worker; distributed fills in the argument of this name."""
-    from distributed.system import MEMORY_LIMIT
-
-    return dask_worker.memory_manager.memory_limit or MEMORY_LIMIT, dask_worker.state.nthreads
+    return dask_worker.memory_manager.memory_limit or memory_here(), dask_worker.state.nthreads
 
 
 def peak_memory() -> int:

@@ -6,7 +6,8 @@ import subprocess
 import sys
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -39,7 +40,7 @@ def test_each_hot_case_runs() -> None:
 
 
 def test_the_first_window_of_few_files(harness, tmp_path, monkeypatch) -> None:
-    sys.modules["harness"] = harness
+    monkeypatch.setitem(sys.modules, "harness", harness)
     first_window = load("first_window")
     monkeypatch.setattr(harness, "CACHE", tmp_path)
     folder = first_window.tiles(2, compressed=False)
@@ -65,6 +66,40 @@ def test_a_failing_command_tells_its_code_and_reason(harness) -> None:
     cost = harness.run([sys.executable, "-c", "raise SystemExit('no such tile')"])
     assert cost.code == 1
     assert "no such tile" in cost.output
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of other processes are Linux's")
+@pytest.mark.parametrize("work", ["while True: pass", "import time; time.sleep(60)"])
+def test_what_takes_too_long_is_cut_off(harness, work) -> None:
+    cost = harness.run([sys.executable, "-c", work], budget=1)
+    assert cost.code == harness.CUT_OFF
+    assert cost.cpu < 2
+    assert cost.wall < 30
+
+
+def test_rows_that_are_known_are_not_measured_again(harness, tmp_path, monkeypatch, capsys) -> None:
+    """So that an interrupted run goes on, and runs side by side are put together."""
+    monkeypatch.setitem(sys.modules, "harness", harness)
+    peers = load("peers")
+    monkeypatch.setattr(harness, "tiles", lambda rows, columns: tmp_path)
+    monkeypatch.setattr(harness, "CACHE", tmp_path)
+    measured = []
+
+    def measure(run: Any, *_: Any) -> dict[str, object]:
+        measured.append((run.program, run.step))
+        return {"program": run.program, "step": run.step, "cpu": 9.0, "wall": 1.0, "peak": 1.0}
+
+    monkeypatch.setattr(peers, "measure", measure)
+    rows = [
+        {"program": "limit", "step": "register", "cpu": 1.0, "side": 4, "round": 0},
+        {"program": "limit", "step": "stitch", "failed": "cut off after 9 CPU s, 18 s", "side": 3,
+         "round": 0, "cpu": 9.0},
+    ]  # fmt: skip
+    options = SimpleNamespace(workers=1, rounds=1, peer_rounds=1, only=["none"], budget=10.0)
+    found = list(peers.rounds(4, options, rows))
+    assert len(found) == len(measured) == 4
+    assert {program for program, _ in measured} == {"mosaicreg"}
+    assert "limit stitch on 4 x 4 is left out" in capsys.readouterr().out
 
 
 def test_errors_of_positions_leave_a_common_shift_out(harness, tmp_path) -> None:

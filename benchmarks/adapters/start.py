@@ -16,5 +16,6 @@ for name in (
     "zarr",
     "tifffile",
     "scipy.sparse.linalg",
+    "scipy.spatial",
 ):
     import_module(name)
