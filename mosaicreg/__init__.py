@@ -14,6 +14,12 @@ if TYPE_CHECKING:
     from mosaicreg.assembly import assemble
     from mosaicreg.correlate import find_offset
     from mosaicreg.errors import ImageError, InputError
+    from mosaicreg.flatfield import (
+        correct_illumination,
+        corrected_mosaic,
+        estimate_dark_field,
+        estimate_flat_field,
+    )
     from mosaicreg.layers import napari_layers
     from mosaicreg.layout import Layout, solve_layout, stage_layout
     from mosaicreg.lazy import open_lazy
@@ -34,6 +40,10 @@ _HOME = {
     "Mosaic": "mosaic",
     "Pairs": "pairs",
     "assemble": "assembly",
+    "correct_illumination": "flatfield",
+    "corrected_mosaic": "flatfield",
+    "estimate_dark_field": "flatfield",
+    "estimate_flat_field": "flatfield",
     "find_offset": "correlate",
     "find_offsets": "registration",
     "find_rigid": "aligning",
@@ -58,6 +68,10 @@ __all__ = [
     "Mosaic",
     "Pairs",
     "assemble",
+    "correct_illumination",
+    "corrected_mosaic",
+    "estimate_dark_field",
+    "estimate_flat_field",
     "find_offset",
     "find_offsets",
     "find_rigid",

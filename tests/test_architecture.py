@@ -24,6 +24,7 @@ FLOORS = (
     (
         "noise",
         "pixels",
+        "illumination",
         "phase",
         "subpixel",
         "strips",
@@ -73,6 +74,7 @@ FLOORS = (
         "cluster",
         "clusters",
         "lazy",
+        "flatfield",
         "tiling",
         "cutting",
         "registration",
@@ -103,6 +105,7 @@ FLOORS = (
 )
 ORDER = {room: k for k, room in enumerate(room for floor in FLOORS for room in floor)}
 DASK_ROOMS = {
+    "flatfield",
     "layers",
     "warping",
     "windows",
