@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import warnings
 
 import dask
@@ -59,3 +61,15 @@ def test_an_error_in_a_task_is_that_error() -> None:
 
     with pytest.raises(InputError, match="tile 7 is odd"):
         run_tasks([delayed_call(fail)], "work")
+
+
+def test_how_much_memory_there_is_is_known_without_distributed() -> None:
+    """Every command asks; loading distributed for it would cost a fifth of the start."""
+    code = (
+        "import sys; from mosaicreg.cluster import worker_room; print(*worker_room());"
+        "assert 'distributed' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    from distributed.system import memory_limit
+
+    assert int(done.stdout.split()[0]) == memory_limit()
