@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from mosaicreg.errors import InputError
-from mosaicreg.layout import load_layout
+from mosaicreg.layoutfile import load_layout
 from mosaicreg.mosaic import Mosaic
 from mosaicreg.mosaicfile import SUFFIXES, read_positions
 from mosaicreg.objects import AnyPath

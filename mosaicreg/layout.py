@@ -9,7 +9,7 @@ the part's place as a whole, so parts lie to each other as the stage says. How i
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -20,31 +20,23 @@ from mosaicreg.constraints import Constraints
 from mosaicreg.errors import InputError
 from mosaicreg.geometry import FloatArray, IntArray, bounding_box, owned_boxes
 from mosaicreg.journal import Journal, pack, unpack
-from mosaicreg.mosaic import Mosaic, as_names
-from mosaicreg.mosaicfile import PositionTable, plain, read_positions, write_positions
-from mosaicreg.objects import AnyPath, seen_from
-from mosaicreg.opening import PATH_COLUMN, open_mosaic
+from mosaicreg.mosaic import Mosaic
 from mosaicreg.pairs import Pairs
 from mosaicreg.plots import axes_for, draw_layout
 from mosaicreg.solving import (
     DISTORTION,
     Edges,
-    part_medians,
-    parts_of,
     renumbered,
     rms_per_tile,
-    sigma_per_tile,
-    solve_robustly,
+    solve_within,
 )
-from mosaicreg.source import FileSource, Names
+from mosaicreg.source import Names
 from mosaicreg.stage import stage_matrix
 from mosaicreg.tables import tiles_html
 from mosaicreg.turned import turned_boxes
 from mosaicreg.turns import solve_turns, turned_offsets
 
 STAGE, MEASURED, CONFLICT = 0, 1, 2
-OUTVOTED = 2
-"""A tile's only pair that fits is not believed against so many of its pairs that do not."""
 VERDICT_NAMES = np.array(["stage", "measured", "conflict"])
 
 
@@ -241,15 +233,8 @@ def solve_layout(
     """
     n = len(mosaic)
     window = mosaic.max_shift if max_shift is None else float(max_shift)
-    allowed = pairs.accepted
-    if constraints is not None:
-        allowed &= ~_forbidden(pairs, constraints)
-    use, angles, offsets = np.flatnonzero(allowed), None, pairs.offsets[allowed]
-    if pairs.angle is not None:
-        angles, agree = solve_turns(pairs, use, mosaic.shapes)
-        use = use[agree]
-        offsets = turned_offsets(pairs, use, mosaic.shapes, angles)
-    edges = Edges(pairs.fixed[use], pairs.moving[use], offsets, pairs.sigma[use], len(mosaic))
+    use, offsets, angles = _believed(mosaic, pairs, constraints)
+    edges = Edges(pairs.fixed[use], pairs.moving[use], offsets, pairs.sigma[use], n)
     told = mosaic.positions[edges.moving] - mosaic.positions[edges.fixed]
     matrix = stage_matrix(told, edges.offset)
     centre = mosaic.positions.mean(axis=0)
@@ -260,28 +245,12 @@ def solve_layout(
     if pinned:
         model = np.vstack([model, np.zeros(2)])  # the ground that pins stand on
     bend = max(1.0, DISTORTION * float(mosaic.shapes.max()))
-    kept = np.ones(len(edges), dtype=bool)
-    free = edges.per_tile(edges.certain.astype(np.float64)) == 0
-    strays = np.zeros(edges.tiles, dtype=bool)
-    while True:
-        moved, agree, weight = solve_robustly(edges, model, kept, bend)
-        agree &= ~_outvoted(edges, kept, agree)
-        parts = parts_of(edges, agree)
-        moved[np.bincount(parts)[parts] == 1] = 0
-        away = np.abs(moved - part_medians(moved, parts)) > window
-        out = away.any(axis=1) & free & ~strays
-        if not out.any():
-            break
-        # A tile outside its window cannot be right: none of its pairs is believed.
-        strays |= out
-        kept &= edges.certain | ~(strays[edges.fixed] | strays[edges.moving])
+    found = solve_within(edges, model, bend, window)
+    moved, agree, parts = found.moved, found.agree, found.parts
     if pinned:
         moved[parts == parts[n]] -= moved[n]
-    positions = model + moved
-    misfit = edges.misfit(positions)
-    sigmas = sigma_per_tile(edges, np.where(agree, weight, 0.0), parts)[:n]
-    residuals = rms_per_tile(edges, misfit, agree)[:n]
-    positions, parts = positions[:n], renumbered(parts[:n])
+    misfit = edges.misfit(model + moved)
+    positions = (model + moved)[:n]
     shift = np.zeros(2) if pinned else positions.min(axis=0)
     stage = mosaic.positions + np.median(positions - mosaic.positions, axis=0)
     used = np.zeros(len(pairs), dtype=bool)
@@ -290,10 +259,10 @@ def solve_layout(
         names=mosaic.names,
         positions=positions - shift,
         shapes=mosaic.shapes,
-        verdict_codes=_verdicts(edges, agree, strays)[:n],
-        residuals=residuals,
-        sigmas=sigmas,
-        parts=parts,
+        verdict_codes=_verdicts(edges, agree, found.strays)[:n],
+        residuals=rms_per_tile(edges, misfit, agree)[:n],
+        sigmas=found.sigmas[:n],
+        parts=renumbered(parts[:n]),
         rms=float(np.sqrt(np.mean(misfit[agree] ** 2))) if agree.any() else float("nan"),
         stage=stage - shift,
         stage_matrix=matrix,
@@ -301,6 +270,21 @@ def solve_layout(
         used=used,
         angles=angles,
     )
+
+
+def _believed(
+    mosaic: Mosaic, pairs: Pairs, constraints: Constraints | None
+) -> tuple[IntArray, FloatArray, FloatArray | None]:
+    """Which pairs may speak, (m, 2) the offsets that they tell, and the angles of all tiles."""
+    allowed = pairs.accepted
+    if constraints is not None:
+        allowed &= ~_forbidden(pairs, constraints)
+    use = np.flatnonzero(allowed)
+    if pairs.angle is None:
+        return use, pairs.offsets[use], None
+    angles, agree = solve_turns(pairs, use, mosaic.shapes)
+    use = use[agree]
+    return use, turned_offsets(pairs, use, mosaic.shapes, angles), angles
 
 
 def keep_layout(journal: Journal, key: str, layout: Layout) -> None:
@@ -357,19 +341,6 @@ def _with_constraints(edges: Edges, constraints: Constraints, pinned: bool) -> E
     )
 
 
-def _outvoted(edges: Edges, kept: NDArray[np.bool_], agree: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Pairs that hold a tile alone against several others of its own: each says something else.
-
-    Nothing tells which of them is right. The tile hangs on that one pair, so without it no other
-    tile moves.
-    """
-    good = edges.per_tile(agree.astype(np.float64))
-    bad = edges.per_tile((kept & ~agree).astype(np.float64))
-    alone = (good == 1) & (bad >= OUTVOTED)
-    found: NDArray[np.bool_] = (alone[edges.fixed] | alone[edges.moving]) & agree & ~edges.certain
-    return found
-
-
 def _verdicts(
     edges: Edges, agree: NDArray[np.bool_], strays: NDArray[np.bool_]
 ) -> NDArray[np.uint8]:
@@ -378,107 +349,3 @@ def _verdicts(
     verdicts = np.where(good > 0, MEASURED, STAGE)
     verdicts[((bad >= good) & (bad > 0)) | strays] = CONFLICT
     return verdicts.astype(np.uint8)
-
-
-def save_layout(
-    path: AnyPath, mosaic: Mosaic, layout: Layout, provenance: Mapping[str, Any] | None = None
-) -> None:
-    """Write a layout as ``.csv``, TileConfiguration ``.txt``, ``.mosaic`` or ``.json``.
-
-    All hold positions at full precision and where the tiles' files are, relative to the layout;
-    ``.csv`` adds verdicts and residuals, ``.json`` everything: pairs, scores, provenance.
-    """
-    suffix = path.suffix.lower()
-    files = _files_from(path.parent, mosaic)
-    names = [str(n) for n in mosaic.names]
-    facts: dict[str, Any] = {}
-    if layout.angles is not None:
-        check_turned(path)
-    if suffix in (".txt", ".mosaic"):
-        table = PositionTable(files or names, layout.positions)
-    else:
-        columns: dict[str, Any] = dict(layout.columns())
-        if files:
-            columns[PATH_COLUMN] = files
-        if suffix == ".json":
-            columns |= {"height": layout.shapes[:, 0], "width": layout.shapes[:, 1]}
-            facts = {"pixel_size": mosaic.pixel_size, **_facts(layout, provenance)}
-        table = PositionTable(names, layout.positions, columns, facts)
-    write_positions(path, table, layout.shapes)
-
-
-def check_turned(path: AnyPath) -> None:
-    """Raise InputError where a layout file of this name cannot say how tiles are turned."""
-    if path.suffix.lower() not in (".csv", ".json"):
-        raise InputError(f"{path}: only .csv and .json layouts say how tiles are turned")
-
-
-def load_layout(path: AnyPath, need_tiles: bool = True) -> tuple[Mosaic, Layout]:
-    """The tiles that a layout file names, at its positions, and the layout itself.
-
-    Args:
-        path: any format that `save_layout` writes.
-        need_tiles: whether the tiles' files must be there; without them only a ``.json`` layout
-            knows enough, and the mosaic cannot be read from.
-
-    Raises:
-        InputError: where the file, or the tiles that it names and that are needed, cannot be read.
-    """
-    table = read_positions(path)
-    mosaic = open_mosaic(path) if need_tiles else _without_tiles(path, table)
-    if mosaic.pixel_size is None and table.facts.get("pixel_size"):
-        y, x = table.facts["pixel_size"]
-        mosaic = replace(mosaic, pixel_size=(float(y), float(x)))
-    layout = layout_from_columns(mosaic, table.columns)
-    if "pairs" in table.facts:
-        pairs = Pairs.from_columns(table.facts["pairs"], table.facts.get("null_z", ()))
-        layout = replace(
-            layout,
-            pairs=pairs,
-            used=np.array(table.facts["pairs"]["used"], dtype=bool),
-            stage_matrix=np.array(table.facts["stage_matrix"], dtype=np.float64),
-            rms=float(table.facts["rms"] if table.facts["rms"] is not None else "nan"),
-        )
-    return mosaic, layout
-
-
-def _without_tiles(path: AnyPath, table: PositionTable) -> Mosaic:
-    """The mosaic of a layout that holds all about its tiles but their pixels."""
-    if not {"height", "width"} <= set(table.columns):
-        raise InputError(f"{path} does not say how large tiles are; a .json layout does")
-    files = [str(p) for p in table.columns.get(PATH_COLUMN, table.names)]
-    shapes = np.stack([np.array(table.columns[key]) for key in ("height", "width")], axis=1)
-    return Mosaic(
-        names=as_names(table.names),
-        positions=table.positions,
-        shapes=shapes,
-        source=FileSource(path.parent, as_names(files), np.dtype(np.uint8), ()),
-        origin=f"from {path.name}",
-    )
-
-
-def _files_from(folder: AnyPath, mosaic: Mosaic) -> list[str]:
-    """Paths of the tiles' files as seen from ``folder``, with forward slashes; [] for no files."""
-    source = mosaic.source
-    if not isinstance(source, FileSource):
-        return []
-    base = seen_from(folder, source.folder) or str(source.folder.absolute())
-    prefix = "" if base == "." else base + "/"
-    return [prefix + str(p) for p in source.paths]
-
-
-def _facts(layout: Layout, provenance: Mapping[str, Any] | None) -> dict[str, Any]:
-    facts: dict[str, Any] = {
-        "provenance": dict(provenance or {}),
-        "transform": "translation" if layout.angles is None else "rigid",
-        "units": "px, (y, x) of each tile's first pixel"
-        + ("" if layout.angles is None else ", were it not turned about its centre by angle (deg)"),
-        "rms": None if np.isnan(layout.rms) else layout.rms,
-        "stage_matrix": layout.stage_matrix.tolist(),
-    }
-    if layout.pairs is not None:
-        used = layout.pairs.accepted if layout.used is None else layout.used
-        columns = {**layout.pairs.columns(), "used": used}
-        facts["pairs"] = {name: [plain(v) for v in column] for name, column in columns.items()}
-        facts["null_z"] = layout.pairs.null_z.tolist()
-    return facts

@@ -7,17 +7,16 @@ each tile moves from where a model has it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_array, csc_array, csr_array, diags_array
+from scipy.sparse import coo_array, csr_array
 from scipy.sparse.csgraph import connected_components
-from scipy.sparse.linalg import splu
 
 from mosaicreg.geometry import FloatArray, IntArray
+from mosaicreg.leastsquares import LeastSquares
 
 SIGMA_FLOOR = 0.003
 """px; no offset is believed better than this: detail finer than the pixels biases it."""
@@ -37,6 +36,12 @@ EXACT_PAIRS, PROJECTIONS = 1500, 32
 """Up to so many pairs the covariance is exact; with more, it is taken from so many mixtures."""
 SETTLED = 0.01
 """px; trust in pairs is settled when hardly a tile moves further from one step to the next."""
+OUTVOTED = 2
+"""A tile's only pair that fits is not believed against so many of its pairs that do not."""
+REACH, MOST_NEAR = 24, 0.5
+"""Where tiles left their window, those at most so many pairs away are solved anew; all tiles where
+that is a larger share than this. What a wrong tile does to others falls off with the square of the
+distance."""
 STEPS = 30
 """Most reweighting steps; the usual number is ten."""
 
@@ -69,6 +74,13 @@ class Edges:
         )
         return found
 
+    def wanted(self, model: FloatArray) -> FloatArray:
+        """(m, 2) px, what is left of each offset for the tiles to move from ``model``.
+
+        Solving for the move, not the position, keeps full precision in mosaics of a million pixels.
+        """
+        return self.offset - (model[self.moving] - model[self.fixed])
+
     def per_tile(self, values: NDArray[Any]) -> NDArray[Any]:
         """(n,) sums of one value per pair over the pairs of each tile."""
         return np.bincount(self.fixed, values, self.tiles) + np.bincount(
@@ -84,29 +96,91 @@ class Edges:
         return coo_array((signs, (rows, columns)), shape=(m, self.tiles)).tocsr()
 
 
+@dataclass(frozen=True, slots=True)
+class Solution:
+    """What `solve_within` found.
+
+    Args:
+        moved: (n, 2) px, how far each tile moves from where the model has it.
+        agree: (m,) which pairs agree with that.
+        parts: (n,) which tiles the pairs that agree link; part 0 is the largest.
+        strays: (n,) which tiles would have left their window.
+        sigmas: (n,) px, standard errors; NaN for tiles without a pair that agrees.
+    """
+
+    moved: FloatArray
+    agree: NDArray[np.bool_]
+    parts: IntArray
+    strays: NDArray[np.bool_]
+    sigmas: FloatArray
+
+
+def solve_within(edges: Edges, model: FloatArray, bend: float, window: float) -> Solution:
+    """All moves from ``model`` such that no tile leaves its window.
+
+    Args:
+        edges: all pairs.
+        model: (n, 2) where the stage has the tiles.
+        bend: px, by about which right pairs may misfit.
+        window: px per axis, how far a tile may be moved against its part.
+    """
+    squares = LeastSquares(edges.incidence())
+    kept = np.ones(len(edges), dtype=bool)
+    free = edges.per_tile(edges.certain.astype(np.float64)) == 0
+    strays = np.zeros(edges.tiles, dtype=bool)
+    moved, agree, weight = solve_robustly(edges, squares, model, kept, bend)
+    while True:
+        agree &= ~_outvoted(edges, kept, agree)
+        parts = parts_of(edges, agree)
+        moved[np.bincount(parts)[parts] == 1] = 0
+        away = np.abs(moved - part_medians(moved, parts)) > window
+        out = away.any(axis=1) & free & ~strays
+        if not out.any():
+            break
+        # A tile outside its window cannot be right: none of its pairs is believed.
+        near = _within_reach(edges, kept, out)
+        strays |= out
+        kept &= edges.certain | ~(strays[edges.fixed] | strays[edges.moving])
+        if np.count_nonzero(near) > MOST_NEAR * edges.tiles:
+            moved, agree, weight = solve_robustly(edges, squares, model, kept, bend)
+        else:
+            moved[near] = _solve_near(edges, near, model, moved, kept, bend)
+            moved, agree, weight = _settle(edges, squares, model, moved, kept, bend)
+    sigmas = sigma_per_tile(edges, squares, np.where(agree, weight, 0.0), parts)
+    return Solution(moved, agree, parts, strays, sigmas)
+
+
 def solve_robustly(
-    edges: Edges, model: FloatArray, kept: NDArray[np.bool_], bend: float
+    edges: Edges,
+    squares: LeastSquares,
+    model: FloatArray,
+    kept: NDArray[np.bool_],
+    bend: float,
 ) -> tuple[FloatArray, NDArray[np.bool_], FloatArray]:
     """Reweighted least squares over the pairs ``kept``, which may misfit by about ``bend`` px.
+
+    Args:
+        edges: all pairs.
+        squares: over their incidence.
+        model: (n, 2) where tiles lie but for their moves.
+        kept: (m,) which pairs have a say.
+        bend: px.
 
     Returns:
         ``(moved, agree, weight)``: (n, 2) how far each tile moves from ``model``, (m,) which pairs
         agree with that, and (m,) their final weights in 1 / px^2.
     """
     moved = np.zeros_like(model)
-    agree, weight = kept.copy(), np.zeros(len(edges))
     if not kept.any():
-        return moved, agree, weight
-    incidence = edges.incidence()
-    # Solving for the move, not the position, keeps full precision in mosaics of a million pixels.
-    wanted = edges.offset - (model[edges.moving] - model[edges.fixed])
+        return moved, kept.copy(), np.zeros(len(edges))
+    wanted = edges.wanted(model)
     variance = edges.sigma**2 + SIGMA_FLOOR**2
     trust, scale = np.ones(len(edges)), np.inf
     for _ in range(STEPS):
         before = moved
-        weight = np.where(kept, trust / variance, 0.0)
-        moved = _least_squares(incidence, weight)(wanted)
-        misfit = np.linalg.norm(incidence @ moved - wanted, axis=1)
+        squares.weigh(np.where(kept, trust / variance, 0.0))
+        moved = squares.solve(wanted)
+        misfit = np.linalg.norm(squares.incidence @ moved - wanted, axis=1)
         if scale == bend and np.quantile(np.abs(moved - before), 0.999) < SETTLED:
             break
         # The scale shrinks step by step: early solutions are still bent by wrong pairs.
@@ -114,7 +188,21 @@ def solve_robustly(
         trust = np.where(edges.certain, 1.0, 1 / (1 + (misfit / scale) ** 2))
         believed = np.where(kept & (misfit <= OUTLIER * scale), trust, 0.0)
         variance = edges.sigma**2 + SIGMA_FLOOR**2 + _bending(edges, misfit, believed)[0]
-    agree = kept & (edges.certain | (misfit <= OUTLIER * bend))
+    return _settle(edges, squares, model, moved, kept, bend)
+
+
+def _settle(
+    edges: Edges,
+    squares: LeastSquares,
+    model: FloatArray,
+    moved: FloatArray,
+    kept: NDArray[np.bool_],
+    bend: float,
+) -> tuple[FloatArray, NDArray[np.bool_], FloatArray]:
+    """The last steps of `solve_robustly`, from ``moved`` on: pairs that disagree have no say."""
+    wanted = edges.wanted(model)
+    misfit = np.linalg.norm(squares.incidence @ moved - wanted, axis=1)
+    agree, weight = kept & (edges.certain | (misfit <= OUTLIER * bend)), np.zeros(len(edges))
     for _ in range(STEPS):
         bending, spare = _bending(edges, misfit, agree.astype(np.float64))
         variance = edges.sigma**2 + SIGMA_FLOOR**2 + bending
@@ -123,12 +211,54 @@ def solve_robustly(
             limit = np.clip(CLEARLY_OFF * np.sqrt(2 * variance), 0.3, limit)
         trust = np.where(edges.certain, 1.0, 1 / (1 + (misfit / bend) ** 2))
         weight = np.where(agree, trust / variance, 0.0)
-        moved = _least_squares(incidence, weight)(wanted)
-        misfit = np.linalg.norm(incidence @ moved - wanted, axis=1)
+        squares.weigh(weight)
+        moved = squares.solve(wanted)
+        misfit = np.linalg.norm(squares.incidence @ moved - wanted, axis=1)
         before, agree = agree, kept & (edges.certain | (misfit <= limit))
         if (agree == before).all():
             break
     return moved, agree, np.where(agree, weight, 0.0)
+
+
+def _within_reach(
+    edges: Edges, kept: NDArray[np.bool_], tiles: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
+    """(n,) which tiles are at most ``REACH`` pairs away from some of ``tiles``."""
+    fixed, moving, near = edges.fixed[kept], edges.moving[kept], tiles.copy()
+    for _ in range(REACH):
+        linked = near[fixed] | near[moving]
+        near[fixed[linked]] = True
+        near[moving[linked]] = True
+    return near
+
+
+def _solve_near(
+    edges: Edges,
+    near: NDArray[np.bool_],
+    model: FloatArray,
+    moved: FloatArray,
+    kept: NDArray[np.bool_],
+    bend: float,
+) -> FloatArray:
+    """`solve_robustly` for the tiles ``near`` alone; all others stay where they are, as one."""
+    number = np.cumsum(near) - 1
+    ground = int(np.count_nonzero(near))
+    use = kept & (near[edges.fixed] | near[edges.moving])
+    fixed, moving = edges.fixed[use], edges.moving[use]
+    lies = np.where(near[:, None], 0.0, model + moved)
+    local = Edges(
+        fixed=np.where(near[fixed], number[fixed], ground),
+        moving=np.where(near[moving], number[moving], ground),
+        offset=edges.offset[use] + lies[fixed] - lies[moving],
+        sigma=edges.sigma[use],
+        tiles=ground + 1,
+        certain=edges.certain[use],
+    )
+    there = np.vstack([model[near], np.zeros(2)])
+    found, agree, _ = solve_robustly(local, LeastSquares(local.incidence()), there, use[use], bend)
+    parts = parts_of(local, agree)
+    found[parts == parts[ground]] -= found[ground]
+    return found[:ground]
 
 
 def _bending(edges: Edges, misfit: FloatArray, trust: FloatArray) -> tuple[float, float]:
@@ -152,31 +282,17 @@ def _bending(edges: Edges, misfit: FloatArray, trust: FloatArray) -> tuple[float
     return bending, spare
 
 
-def _least_squares(incidence: csr_array, weight: FloatArray) -> Callable[[FloatArray], FloatArray]:
-    """The function that minimises ``sum weight |incidence @ moved - wanted|^2`` over ``moved``.
+def _outvoted(edges: Edges, kept: NDArray[np.bool_], agree: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Pairs that hold a tile alone against several others of its own: each says something else.
 
-    Very weakly it minimises ``|moved|^2`` too, which puts the mean move of each part at 0: the part
-    stays where the stage has it. It takes ``wanted`` (m, k), k problems at once, to (n, k).
+    Nothing tells which of them is right. The tile hangs on that one pair, so without it no other
+    tile moves.
     """
-    weak = 1e-9 * float(np.median(weight[weight > 0])) if weight.any() else 1.0
-    normal = incidence.T @ diags_array(weight) @ incidence
-    factor = factored(csc_array(normal + weak * diags_array(np.ones(normal.shape[0]))))
-
-    def solve(wanted: FloatArray) -> FloatArray:
-        moved: FloatArray = factor.solve(incidence.T @ (weight[:, None] * wanted))
-        return moved
-
-    return solve
-
-
-def factored(normal: csc_array) -> Any:
-    """The factors of a symmetric positive definite matrix; ``.solve`` takes right-hand sides."""
-    return splu(
-        normal,
-        permc_spec="MMD_AT_PLUS_A",
-        diag_pivot_thresh=0.0,
-        options={"SymmetricMode": True},
-    )
+    good = edges.per_tile(agree.astype(np.float64))
+    bad = edges.per_tile((kept & ~agree).astype(np.float64))
+    alone = (good == 1) & (bad >= OUTVOTED)
+    found: NDArray[np.bool_] = (alone[edges.fixed] | alone[edges.moving]) & agree & ~edges.certain
+    return found
 
 
 def parts_of(edges: Edges, agree: NDArray[np.bool_]) -> IntArray:
@@ -218,7 +334,9 @@ def rms_per_tile(edges: Edges, misfit: FloatArray, agree: NDArray[np.bool_]) -> 
     return np.sqrt(mean)
 
 
-def sigma_per_tile(edges: Edges, weight: FloatArray, parts: IntArray) -> FloatArray:
+def sigma_per_tile(
+    edges: Edges, squares: LeastSquares, weight: FloatArray, parts: IntArray
+) -> FloatArray:
     """Standard error of each position against the mean of its part, from the solver's covariance.
 
     The solve is linear in the offsets, so what it makes of one standard error in each pair, summed
@@ -230,16 +348,18 @@ def sigma_per_tile(edges: Edges, weight: FloatArray, parts: IntArray) -> FloatAr
     exact = len(used) <= EXACT_PAIRS
     columns = len(used) if exact else PROJECTIONS
     scale = 1 / np.sqrt(weight[used])
-    signs = np.random.default_rng(0).integers(0, 2, (columns, len(used))) * 2.0 - 1
-    solve = _least_squares(edges.incidence(), weight)
+    rng = np.random.default_rng(0)
+    squares.weigh(weight)
     size = np.bincount(parts)
     variance = np.zeros(edges.tiles)
     for first in range(0, columns, 8):
         errors = np.zeros((len(edges), min(8, columns - first)))
         for k in range(errors.shape[1]):
-            chosen = slice(first + k, first + k + 1) if exact else slice(None)
-            errors[used[chosen], k] = scale[chosen] if exact else scale * signs[first + k]
-        moved = solve(errors)
+            if exact:
+                errors[used[first + k], k] = scale[first + k]
+            else:
+                errors[used, k] = scale * (rng.integers(0, 2, len(used)) * 2.0 - 1)
+        moved = squares.solve(errors)
         for k in range(errors.shape[1]):
             mean = np.bincount(parts, moved[:, k]) / size
             variance += (moved[:, k] - mean[parts]) ** 2

@@ -18,7 +18,8 @@ from scipy.sparse.csgraph import breadth_first_order, minimum_spanning_tree
 
 from mosaicreg.errors import InputError
 from mosaicreg.geometry import FloatArray, IntArray
-from mosaicreg.solving import Edges, factored, parts_of
+from mosaicreg.leastsquares import factored
+from mosaicreg.solving import Edges, parts_of
 
 
 @dataclass(frozen=True, eq=False)

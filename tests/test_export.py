@@ -17,7 +17,8 @@ from mosaicreg import InputError, assemble, open_mosaic, write_ome_zarr
 from mosaicreg.cli import main
 from mosaicreg.export import open_archive, write_ome_tiff, write_picture, write_version_04
 from mosaicreg.imagefile import read_image
-from mosaicreg.layout import load_layout, save_layout, stage_layout
+from mosaicreg.layout import stage_layout
+from mosaicreg.layoutfile import load_layout, save_layout
 from mosaicreg.omezarr import read_table
 
 

@@ -8,7 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from mosaicreg import Mosaic, solve_layout, stage_layout
-from mosaicreg.layout import load_layout, save_layout
+from mosaicreg.layoutfile import load_layout, save_layout
 from mosaicreg.pairs import REJECTED, Pairs, judge
 
 

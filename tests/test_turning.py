@@ -15,7 +15,8 @@ from scipy.ndimage import map_coordinates, spline_filter
 from mosaicreg import InputError, Mosaic, assemble, open_mosaic, register, solve_layout
 from mosaicreg.cli import main
 from mosaicreg.geometry import Box, owned_boxes
-from mosaicreg.layout import Layout, load_layout, save_layout, solve_again, stage_layout
+from mosaicreg.layout import Layout, solve_again, stage_layout
+from mosaicreg.layoutfile import load_layout, save_layout
 from mosaicreg.render import BLENDS, INTERPOLATIONS
 from mosaicreg.synthetic import CLEAN, Camera, Specimen
 from mosaicreg.turned import Pose, turned_boxes

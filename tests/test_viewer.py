@@ -18,7 +18,8 @@ import pytest
 import zarr
 
 from mosaicreg import InputError, Mosaic, assemble, register, solve_layout, write_ome_zarr
-from mosaicreg.layout import save_layout, stage_layout
+from mosaicreg.layout import stage_layout
+from mosaicreg.layoutfile import save_layout
 from mosaicreg.objects import as_path
 from mosaicreg.omezarr import halve
 from mosaicreg.viewer import ondemand
@@ -232,7 +233,7 @@ def test_colour_tiles_are_decoded_once_for_all_their_planes(small_chunks, tmp_pa
         names.append(f"r0_c{k}.png")
         Image.fromarray(rng.integers(0, 255, (90, 90, 3), np.uint8)).save(tmp_path / names[-1])
     (tmp_path / "p.csv").write_text(f"tile,y,x\n{names[0]},0,0\n{names[1]},0,80\n")
-    from mosaicreg.layout import load_layout
+    from mosaicreg.layoutfile import load_layout
 
     mosaic, layout = load_layout(tmp_path / "p.csv")
     view = OnDemand(mosaic, layout, tmp_path / "a.ome.zarr")

@@ -13,7 +13,8 @@ import zarr
 from browser import chromium
 
 from mosaicreg import Mosaic, assemble, register, solve_layout, write_ome_zarr
-from mosaicreg.layout import save_layout, stage_layout
+from mosaicreg.layout import stage_layout
+from mosaicreg.layoutfile import save_layout
 from mosaicreg.viewer.serving import serving
 
 WIDTH, HEIGHT = 900, 700

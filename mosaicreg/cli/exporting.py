@@ -115,7 +115,7 @@ def _image(input: Path, output: Path, suffix: str, options: dict[str, Any]) -> N
 
 def _layout(input: Path, output: Path) -> None:
     """Write a layout, from another form or out of an archive."""
-    from mosaicreg.layout import load_layout, save_layout
+    from mosaicreg.layoutfile import load_layout, save_layout
     from mosaicreg.reopening import read_archive
 
     if input.is_dir():

@@ -240,7 +240,7 @@ def check_output(output: AnyPath, options: dict[str, Any], mosaic: Mosaic) -> No
 def check_layout_file(path: AnyPath, overwrite: bool = True, model: str = "translation") -> None:
     """Raise InputError where a layout cannot or must not be written to ``path``."""
     from mosaicreg.errors import InputError
-    from mosaicreg.layout import check_turned
+    from mosaicreg.layoutfile import check_turned
     from mosaicreg.mosaicfile import check_suffix
 
     check_suffix(path)

@@ -60,7 +60,8 @@ def stitch(input: AnyPath, output: AnyPath, **options: Any) -> None:
     that names them.
     """
     from mosaicreg.archive import begin, open_journal
-    from mosaicreg.layout import kept_layout, save_layout, stage_layout
+    from mosaicreg.layout import kept_layout, stage_layout
+    from mosaicreg.layoutfile import save_layout
     from mosaicreg.progress import show_progress
     from mosaicreg.report import check_page, write_report
 
@@ -118,7 +119,7 @@ def register(input: AnyPath, output: AnyPath, **options: Any) -> None:
     What is compared is kept in a folder beside the layout, OUTPUT.partial, until the layout is
     written: stopped at any moment, the same command goes on.
     """
-    from mosaicreg.layout import load_layout, save_layout
+    from mosaicreg.layoutfile import load_layout, save_layout
 
     with errors_for_people():
         check_layout_file(output, model=options["model"])
@@ -154,7 +155,7 @@ def assemble(layout: AnyPath, output: AnyPath, **options: Any) -> None:
     from dataclasses import replace
 
     from mosaicreg.archive import open_journal
-    from mosaicreg.layout import load_layout
+    from mosaicreg.layoutfile import load_layout
 
     with errors_for_people():
         mosaic, placed = load_layout(layout)
@@ -209,7 +210,8 @@ def solve(layout: AnyPath, output: AnyPath, **options: Any) -> None:
     Pins are in the coordinates of LAYOUT.
     """
     from mosaicreg.constraints import read_constraints
-    from mosaicreg.layout import load_layout, save_layout, solve_again
+    from mosaicreg.layout import solve_again
+    from mosaicreg.layoutfile import load_layout, save_layout
 
     with errors_for_people():
         check_layout_file(output, options["overwrite"])

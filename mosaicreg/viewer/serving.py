@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mosaicreg.errors import InputError
-from mosaicreg.layout import load_layout
+from mosaicreg.layoutfile import load_layout
 from mosaicreg.mosaicfile import SUFFIXES
 from mosaicreg.objects import ObjectPath
 from mosaicreg.viewer.ondemand import OnDemand
