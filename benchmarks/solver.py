@@ -3,26 +3,33 @@
     python benchmarks/solver.py [--quick] [TILES ...]
 
 Square grids of tiles with all pairs of neighbours measured to 0.02 px, two in a hundred of them
-wrong by 5 to 40 px on each axis. The memory is the most that the process held (peak resident set)
-less what it held before solving began. The bounds are those the project holds itself to: 100,000
-tiles in 10 s and 1 GB with every wrong pair found, 1,000,000 tiles in 3 minutes.
+wrong by 5 to 40 px on each axis. Each size has a process of its own; its memory is the most that it
+held (VmHWM), its time that of `solve_layout`, on one thread of BLAS. Up to 100,000 tiles the layout
+is then written as JSON and solved again as `mosaicreg solve --constraints` does it: read, a tile
+pinned, a pair forbidden, a match added, solved, written. The bounds are those the project holds
+itself to: 100,000 tiles in 10 s and 1 GB with every wrong pair found, 1,000,000 tiles in 3 minutes.
 """
 
 from __future__ import annotations
 
 import argparse
 import platform
-import resource
 import sys
+import tempfile
 import time
 from dataclasses import replace
 from multiprocessing import get_context
+from pathlib import Path
 
 import numpy as np
 import scipy
+from threadpoolctl import threadpool_limits
 
 import mosaicreg
+from mosaicreg.constraints import read_constraints
 from mosaicreg.demo import position_errors
+from mosaicreg.layout import Layout, solve_again
+from mosaicreg.layoutfile import load_layout, save_layout
 from mosaicreg.mosaic import Mosaic, as_names
 from mosaicreg.pairs import ACCEPTED, Pairs
 from mosaicreg.source import ArraySource
@@ -30,7 +37,9 @@ from mosaicreg.source import ArraySource
 STEP, SIDE = 900.0, 1024
 STAGE_ERROR, NOISE, WRONG = 12.0, 0.02, 0.02
 BOUNDS = {100_000: (10.0, 1.0), 1_000_000: (180.0, np.inf)}
-"""Seconds and GB allowed, by the number of tiles."""
+"""Seconds (of the wall and of processors) and GB allowed, by the number of tiles."""
+AGAIN = 100_000
+"""Up to so many tiles the layout is solved again too."""
 
 
 class Nothing(ArraySource):
@@ -72,18 +81,41 @@ def problem(tiles: int, seed: int = 0) -> tuple[Mosaic, Pairs, np.ndarray, np.nd
     return mosaic, pairs, truth, wrong
 
 
+def peak() -> float:
+    """GB, the most memory that this process has held (Linux)."""
+    line = next(k for k in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in k)
+    return int(line.split()[1]) / 2**20
+
+
+def again(mosaic: Mosaic, layout: Layout, folder: Path) -> tuple[float, float]:
+    """CPU seconds of solving with constraints, file to file; px by which the pin was missed."""
+    kept, known, out = folder / "layout.json", folder / "known.csv", folder / "out.json"
+    save_layout(kept, mosaic, layout)
+    middle = len(mosaic) // 2
+    known.write_text(
+        f"kind,tile,other,y,x\npin,{middle},,1000.25,2000.5\n"
+        f"forbid,{middle},{middle + 1},,\nmatch,0,1,0.5,{STEP}\n"
+    )
+    spent = time.process_time()
+    read, placed = load_layout(kept, need_tiles=False)
+    solved = solve_again(read, placed, constraints=read_constraints(known, read.names))
+    save_layout(out, read, solved)
+    spent = time.process_time() - spent
+    return spent, float(np.abs(solved.positions[middle] - (1000.25, 2000.5)).max())
+
+
 def measure(tiles: int) -> dict[str, float]:
     """Solve one problem; figures of time, memory and truth."""
     mosaic, pairs, truth, wrong = problem(tiles)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    wall, spent = time.perf_counter(), time.process_time()
-    layout = mosaicreg.solve_layout(mosaic, pairs)
+    before, wall, spent = peak(), time.perf_counter(), time.process_time()
+    with threadpool_limits(1):
+        layout = mosaicreg.solve_layout(mosaic, pairs)
     wall, spent = time.perf_counter() - wall, time.process_time() - spent
-    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    after = peak()
     measured = layout.verdicts == "measured"
     largest = replace(layout, parts=np.where(measured, layout.parts, layout.parts.max() + 1))
     error = position_errors(largest, truth)[measured]
-    return {
+    row = {
         "tiles": tiles,
         "pairs": len(pairs),
         "wrong": int(wrong.sum()),
@@ -94,9 +126,13 @@ def measure(tiles: int) -> dict[str, float]:
         "max px": float(error.max()),
         "CPU s": spent,
         "wall s": wall,
-        "GB": (after - before) / 2**20,
-        "GB in all": after / 2**20,
+        "GB": after,
+        "GB before": before,
     }
+    if tiles <= AGAIN:
+        with tempfile.TemporaryDirectory() as folder, threadpool_limits(1):
+            row["again CPU s"], row["pin missed px"] = again(mosaic, layout, Path(folder))
+    return row
 
 
 def main() -> None:
@@ -116,7 +152,8 @@ def main() -> None:
         for key, value in row.items():
             print(f"{key:>16} {value:.4f}" if isinstance(value, float) else f"{key:>16} {value}")
         seconds, memory = BOUNDS.get(tiles, (np.inf, np.inf))
-        bad = row["CPU s"] > seconds or row["GB in all"] > memory or row["wrong not found"] > 0
+        slow = max(row["CPU s"], row["wall s"]) > seconds
+        bad = slow or row["GB"] > memory or row["wrong not found"] > 0
         print("     BOUND MISSED" if bad else "     within bounds", flush=True)
         missed |= bad
     sys.exit(int(missed))

@@ -44,7 +44,7 @@ class LeastSquares:
         if self._best is not None:
             self._order = self._best
         ordered = csc_array(normal[self._order][:, self._order])
-        self._factor = factored(ordered, "MMD_AT_PLUS_A" if self._best is None else "NATURAL")
+        self._factor = factored(ordered, known=self._best is not None)
         if self._best is None:
             self._best = np.argsort(self._factor.perm_c)
         self._weight = weight
@@ -57,6 +57,14 @@ class LeastSquares:
         return moved
 
 
-def factored(normal: csc_array, order: str = "MMD_AT_PLUS_A") -> Any:
-    """The factors of a symmetric positive definite matrix; ``.solve`` takes right-hand sides."""
-    return splu(normal, permc_spec=order, diag_pivot_thresh=0.0, options={"SymmetricMode": True})
+def factored(normal: csc_array, known: bool = False) -> Any:
+    """The factors of a symmetric positive definite matrix; ``.solve`` takes right-hand sides.
+
+    Where the best order is ``known``, rows and columns are in it.
+    """
+    return splu(
+        normal,
+        permc_spec="NATURAL" if known else "MMD_AT_PLUS_A",
+        diag_pivot_thresh=0.0,
+        options={"SymmetricMode": True},
+    )

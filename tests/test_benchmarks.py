@@ -48,6 +48,22 @@ def test_the_first_window_of_few_files(harness, tmp_path, monkeypatch) -> None:
     assert cost.code == 0, cost.output
 
 
+def test_the_solver_is_measured_and_right() -> None:
+    """The whole benchmark, small: every wrong pair found, solved again with a pin that holds."""
+    row = load("solver").measure(2500)
+    assert row["wrong"] > 0
+    assert row["wrong not found"] == 0
+    assert row["max px"] < 0.5
+    assert row["pin missed px"] < 1e-3
+    assert 0 < row["GB before"] <= row["GB"]
+    done = subprocess.run(
+        [sys.executable, BENCHMARKS / "solver.py", "400"],
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "within bounds" in done.stdout
+
+
 def test_costs_are_those_of_the_whole_process_tree(harness) -> None:
     """A child of a child burns a second and holds 150 MB."""
     burn = (

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from mosaicreg import Mosaic, solve_layout, stage_layout
+from mosaicreg import Mosaic, solve_layout, solving, stage_layout
 from mosaicreg.layoutfile import load_layout, save_layout
 from mosaicreg.pairs import REJECTED, Pairs, judge
 
@@ -252,3 +252,32 @@ def test_a_tile_is_not_held_by_one_pair_that_two_others_contradict() -> None:
     assert np.linalg.norm(layout.positions[2] - layout.stage[2]) < 3
     assert (np.delete(layout.verdicts, 2) == "measured").all()
     assert errors(layout, truth)[np.arange(20) != 2].max() < 0.01
+
+
+def test_solving_anew_near_a_stray_tile_does_what_solving_all_anew_does(monkeypatch) -> None:
+    """A corner that errs and pulls: the same pairs agree, and tiles lie where they would, far
+    within the noise of 0.02 px."""
+    mosaic, truth = grid_mosaic(56, 56)
+    pairs = true_pairs(mosaic, truth)
+    rng = np.random.default_rng(2)
+    noise = rng.normal(0, 0.02, (2, len(pairs)))
+    pairs.dy[:] += noise[0]
+    pairs.dx[:] += noise[1]
+    wrong = rng.random(len(pairs)) < 0.02
+    pairs.dy[wrong] += rng.uniform(20, 40, np.count_nonzero(wrong))
+    first, second = np.flatnonzero((pairs.fixed == 0) | (pairs.moving == 0))
+    pairs.dy[first] += 60
+    pairs.dy[second] += 60.8
+    solved = []
+    near_by = solving._solve_near
+    monkeypatch.setattr(solving, "_solve_near", lambda *a: solved.append(1) or near_by(*a))
+    quick = solve_layout(mosaic, pairs, max_shift=20)
+    assert solved
+    monkeypatch.setattr(solving, "MOST_NEAR", 0.0)
+    whole = solve_layout(mosaic, pairs, max_shift=20)
+    assert len(solved) == 1
+    assert (quick.used == whole.used).all()
+    assert (quick.verdicts == whole.verdicts).all()
+    assert quick.verdicts[0] == "conflict"
+    assert not quick.used[wrong].any()
+    np.testing.assert_allclose(quick.positions, whole.positions, rtol=0, atol=1e-4)
