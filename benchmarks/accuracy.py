@@ -234,8 +234,11 @@ def report(rows: list[dict]) -> str:
     ]
     if peers:
         lines += [
-            "Peers ran with their own defaults, told the stage's positions and the overlap. All",
-            "that left positions behind ended with exit code 0.",
+            "Peers were told the stage's positions or the overlap and ran with their own defaults,",
+            "but ASHLAR and ITKMontage may move tiles by 30 px, SOFIMA tries two overlaps, and",
+            "m2stitch's threshold of correlation is 0.1. All that left positions behind ended with",
+            "exit code 0. CPU seconds are of a busy machine; of peers they include the start and",
+            "reading files.",
         ]
     else:
         lines.append("`--peers` adds other programs; none is in this table.")
@@ -244,22 +247,25 @@ def report(rows: list[dict]) -> str:
         if not here:
             continue
         lines += ["", f"## {case[0].upper()}{case[1:]}", ""]
-        lines += ["| program | measured | all | textured | CPU s |", "|---|---|---|---|---|"]
+        lines += [
+            "| program | measured | all | textured | CPU s | on |",
+            "|---|---|---|---|---|---|",
+        ]
         for r in here:
             if "failed" in r:
-                lines.append(f"| {r['program']} | failed: {r['failed']} | | | |")
+                lines.append(f"| {r['program']} | failed: {r['failed']} | | | | {r['date']} |")
                 continue
             measured = (
                 f"{_pair(r, '')} ({r['measured']} tiles)" if "measured" in r else "does not say"
             )
             lines.append(
                 f"| {r['program']} | {measured} | {_pair(r, 'all ')} | {_pair(r, 'textured ')} | "
-                f"{r['CPU s']:.0f} |"
+                f"{r['CPU s']:.0f} | {r['date']} |"
             )
         seen_here = {str(r["program"]).split(" blur")[0] for r in here}
         missing = [p.name for p in harness.PEERS if p.name not in seen_here]
         if missing and peers:
-            lines.append(f"| {', '.join(missing)} | not measured in this run | | | |")
+            lines.append(f"| {', '.join(missing)} | not measured in this run | | | | |")
         own = next((r for r in here if r["program"] == "mosaicreg"), None)
         if own:
             lines += ["", _verdict(case, own)]
