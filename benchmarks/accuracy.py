@@ -175,13 +175,16 @@ def tiles_of(case: str) -> Path:
 
 def compare(wanted: list[str], peers: list[str], results: Path) -> None:
     """Ours and all peers on the same tiles; a row is kept until what it depends on changes."""
-    rows = json.loads(results.read_text()) if results.exists() else []
+
+    def kept() -> list[dict]:
+        return json.loads(results.read_text()) if results.exists() else []
 
     def keep(case: str, program: str, key: str, measure: Callable[[], dict[str, object]]) -> None:
-        own = [r for r in rows if (r["case"], r["program"]) == (case, program)]
+        own = [r for r in kept() if (r["case"], r["program"]) == (case, program)]
         if not (own and own[0].get("key") == key):
             row = {"case": case, "date": date.today().isoformat(), "key": key, **measure()}
-            rows[:] = [r for r in rows if r not in own] + [row]
+            # Another run may have written since.
+            rows = [r for r in kept() if (r["case"], r["program"]) != (case, program)] + [row]
             results.parent.mkdir(parents=True, exist_ok=True)
             results.write_text(json.dumps(rows, indent=1))
             own = [row]
