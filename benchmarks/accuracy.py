@@ -222,6 +222,7 @@ def report(rows: list[dict]) -> str:
     """The page: one table per case, versions, and what of ours failed."""
     dates = sorted({r["date"] for r in rows})
     peers = any(r["program"] != "mosaicreg" for r in rows)
+    order = ["mosaicreg", *(p.name for p in harness.PEERS)]
     lines = [
         "# Accuracy, ours and others'" if peers else "# Accuracy",
         "",
@@ -247,6 +248,7 @@ def report(rows: list[dict]) -> str:
         lines.append("`--peers` adds other programs; none is in this table.")
     for case in CASES:
         here = [r for r in rows if r["case"] == case]
+        here.sort(key=lambda r: (order.index(r["program"].split(" blur")[0]), r["program"]))
         if not here:
             continue
         lines += ["", f"## {case[0].upper()}{case[1:]}", ""]
@@ -311,7 +313,9 @@ def main() -> None:
     """Print one row per case and program."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("cases", nargs="*", metavar="NAME")
-    parser.add_argument("--peers", nargs="*", metavar="PEER", help="all where none is named")
+    parser.add_argument(
+        "--peers", nargs="*", metavar="PEER", help="all where none is named; `none`: ours"
+    )
     parser.add_argument("--report", type=Path, metavar="MD", help="write what is known as a page")
     options = parser.parse_args()
     unknown = set(options.cases) - set(CASES)
