@@ -1,8 +1,8 @@
-"""Is the score what it says? Some twenty thousand pairs with known truth.
+"""Is the score what it says? Over ten thousand pairs with known truth.
 
     python benchmarks/trust.py [--report docs/trust.md --plot docs/images/trust.png]
 
-Simulated mosaics of 512 x 512 px tiles, 16 x 16 each, a tenth of a tile overlapping: tissue under
+Simulated mosaics of 512 x 512 px tiles, 12 x 12 each, a tenth of a tile overlapping: tissue under
 many conditions (empty areas, noise, blur, shading), tiles that do not belong next to each other,
 and pure noise; and small mosaics of noise, 3 x 3 tiles of 256 x 256 px, in which angles are looked
 for too. A pair is right when its offset is within 1 px of the truth (2 px where the specimen is
@@ -36,7 +36,7 @@ from mosaicreg.pairs import CHANCE, MAX_SIGMA
 from mosaicreg.registration import Model
 from mosaicreg.synthetic import Acquisition, Camera, Specimen
 
-GRID = {"grid": (16, 16), "tile": (512, 512), "overlap": 0.1, "stage_error": 8.0}
+GRID = {"grid": (12, 12), "tile": (512, 512), "overlap": 0.1, "stage_error": 8.0}
 SMALL = {"grid": (3, 3), "tile": (256, 256), "overlap": 0.1, "stage_error": 8.0}
 SHUFFLES = 4
 """How often the tiles of one specimen are shuffled."""

@@ -245,6 +245,9 @@ def evidence_of(z: FloatArray, null_z: FloatArray, raised: float = 0.0) -> Float
     ``raised`` is for `fit_gumbel`.
     """
     location, scale = fit_gumbel(null_z, raised)
+    # Chance hardly ever stays far below its usual height, but a low peak is no evidence for that.
+    # Odds are lowest where both laws fall alike, just above the location.
+    z = np.maximum(z, location - scale * np.log1p(-min(scale / location, 0.5)))
     depth = (z - location) / scale
     by_chance = -depth - np.exp(np.minimum(-depth, 500)) - np.log(scale)
     low, high = RIGHT_HEIGHTS

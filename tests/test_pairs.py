@@ -17,6 +17,7 @@ from mosaicreg.pairs import (
     TURNED_PRIOR,
     Pairs,
     chance_of,
+    evidence_of,
     fit_gumbel,
     judge,
 )
@@ -52,6 +53,13 @@ def test_the_law_of_many_chance_peaks_is_found(seed, location, scale) -> None:
 
 def test_without_null_pairs_the_prior_speaks() -> None:
     np.testing.assert_allclose(fit_gumbel(np.empty(0)), (PRIOR_LOCATION, PRIOR_SCALE), atol=0.02)
+
+
+@given(st.integers(0, 100), st.floats(0.2, 1.0))
+def test_a_lower_peak_is_never_better_evidence(seed, scale) -> None:
+    null = np.random.default_rng(seed).gumbel(3.4, scale, 100)
+    evidence = evidence_of(np.linspace(0, 40, 200), null)
+    assert (np.diff(evidence) >= -1e-9).all()
 
 
 def test_where_angles_were_tried_too_few_values_of_chance_are_taken_for_higher() -> None:
