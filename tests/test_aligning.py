@@ -51,6 +51,7 @@ def assert_found(found: AlignmentRecord, truth: AlignmentRecord) -> None:
 # --- found ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.row("I3 search")
 @pytest.mark.parametrize(
     ("truth", "shapes"),
     [
@@ -65,6 +66,7 @@ def test_angle_peak_and_flip_are_found_all_around(truth, shapes) -> None:
     assert found.chance < MATCHED
 
 
+@pytest.mark.row("I3 search")
 def test_an_image_lies_on_itself() -> None:
     image, _ = sections(AlignmentRecord((0, 0), 0), (500, 430), (10, 10))
     found = find_rigid(image, image, flip=True)

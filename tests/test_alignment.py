@@ -46,6 +46,7 @@ GOLDEN = [
 ]
 
 
+@pytest.mark.row("B1")
 @pytest.mark.parametrize(("numbers", "moving", "fixed", "corners"), GOLDEN)
 def test_corners_lie_where_the_definition_puts_them(numbers, moving, fixed, corners) -> None:
     peak, angle, flip, scale = numbers
@@ -72,6 +73,7 @@ quarter_turns = st.builds(
 shapes = st.tuples(st.integers(1, 300), st.integers(1, 300))
 
 
+@pytest.mark.row("B2")
 @given(records | quarter_turns, shapes, shapes, st.integers(0, 99))
 def test_the_inverse_takes_points_back(record, fixed, moving, seed) -> None:
     points = np.random.default_rng(seed).uniform(-100, 400, (5, 2))
@@ -88,6 +90,7 @@ def test_inverting_twice_changes_nothing(record) -> None:
     assert again.flipped_ud == record.flipped_ud
 
 
+@pytest.mark.row("B2")
 def test_inverse_of_a_turned_and_flipped_record() -> None:
     turned = AlignmentRecord((3, 1), 1, 90).inverse()
     np.testing.assert_allclose((*turned.peak, turned.angle), (-1, 3, -90), atol=1e-12)
@@ -108,6 +111,7 @@ POINTS = [
 ]
 
 
+@pytest.mark.row("B1")
 @pytest.mark.parametrize(("record", "moving", "fixed", "point", "expected"), POINTS)
 def test_points_lie_where_the_definition_puts_them(record, moving, fixed, point, expected) -> None:
     np.testing.assert_allclose(record.transform(point, fixed, moving), [expected], atol=1e-9)

@@ -93,6 +93,7 @@ def test_a_window_of_a_huge_mosaic_is_cheap() -> None:
     assert len(seen) <= 4 * 13 * 13
 
 
+@pytest.mark.row("J1 determinism")
 @pytest.mark.parametrize("scheduler", ["synchronous", "threads", "processes"])
 def test_schedulers_agree(scheduler, acquisition) -> None:
     mosaic = acquisition.mosaic

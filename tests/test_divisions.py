@@ -14,6 +14,7 @@ from mosaicreg.transforms import Affine, Grid, Rigid, Similarity, rigid_at
 SHAPE = (100, 160)
 
 
+@pytest.mark.row("I1 divisions")
 @pytest.mark.parametrize(
     ("options", "dims", "spacing"),
     [
@@ -32,6 +33,7 @@ def test_points_from_edge_to_edge(options, dims, spacing) -> None:
     assert grid.coords[1].tolist() == [0, 1]
 
 
+@pytest.mark.row("I1 divisions")
 def test_points_in_the_middle_of_cells() -> None:
     grid = Division.centred(SHAPE, 32)
     assert grid.dims == (4, 5)

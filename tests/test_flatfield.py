@@ -47,6 +47,7 @@ def vignetting(loss: float = 0.4, plane=PLANE) -> np.ndarray:
     return light / light.max()
 
 
+@pytest.mark.row("I4")
 @pytest.mark.parametrize(("loss", "dtype"), [(0.1, "float32"), (0.4, "uint16")])
 def test_vignetting_is_taken_out_of_tiles_that_all_differ(truth, loss: float, dtype: str) -> None:
     light = vignetting(loss)

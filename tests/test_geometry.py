@@ -112,6 +112,7 @@ def test_one_number_stands_for_both_axes() -> None:
 # --- ranges, regions, sizes ----------------------------------------------------------------------
 
 
+@pytest.mark.row("A1")
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
@@ -129,6 +130,7 @@ def test_clipped_ranges(arguments, expected) -> None:
     assert list(clipped_range(*arguments)) == list(expected)
 
 
+@pytest.mark.row("A1")
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
@@ -143,6 +145,7 @@ def test_shifted_ranges(arguments, expected) -> None:
     assert list(shifted_range(*arguments)) == list(expected)
 
 
+@pytest.mark.row("A1")
 @given(st.integers(-60, 60), st.integers(1, 60), st.integers(-60, 60), st.integers(-60, 60))
 def test_a_shifted_range_is_the_nearest_that_fits(start, count, stop, first) -> None:
     if stop - first < count:
@@ -157,6 +160,7 @@ def test_a_shifted_range_is_the_nearest_that_fits(start, count, stop, first) -> 
     assert set(inside) <= set(clipped_range(start, count, stop, first))
 
 
+@pytest.mark.row("A3")
 @pytest.mark.parametrize(
     ("centre", "size", "rows"),
     [
@@ -175,6 +179,7 @@ def test_a_region_larger_than_the_image() -> None:
         centred_box((8, 8), (4, 17), (16, 16))
 
 
+@pytest.mark.row("A4")
 def test_lengths_for_correlation() -> None:
     shares = (0, 0.05, 0.1, 0.25, 0.5, 0.9, 1)
     assert [size_for_overlap(100, s) for s in shares] == [200, 190, 180, 150, 100, 100, 100]

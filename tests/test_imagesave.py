@@ -47,6 +47,7 @@ def test_other_types_come_back_where_the_format_has_them(suffix, dtype, tmp_path
     np.testing.assert_array_equal(found, image)
 
 
+@pytest.mark.row("A8")
 @pytest.mark.parametrize(("bits", "top"), [(8, 255), (16, 65535)])
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".jp2", ".npy"])
 def test_floats_come_back_within_half_a_level(bits, top, suffix, tmp_path) -> None:

@@ -59,6 +59,7 @@ image: 002.png {LEGENDRE} 90 0 50 40
 
 
 class TestStos:
+    @pytest.mark.row("H1")
     def test_the_documented_sample_byte_for_byte(self, tmp_path: Path) -> None:
         path = tmp_path / "a.stos"
         path.write_bytes(STOS.encode())
@@ -69,6 +70,7 @@ class TestStos:
         write_stos(tmp_path / "b.stos", stos)
         assert (tmp_path / "b.stos").read_bytes() == STOS.encode()
 
+    @pytest.mark.row("H1")
     def test_as_other_tools_write_it(self, tmp_path: Path) -> None:
         text = STOS.replace("1.0 1.0 200 100", "2\t2\t100 50").replace(" ", "\t", 3)
         text = text.replace("vp 8 87 84", "vp\t8\t8.7e1 84.0").replace("0002.png", "fixed one.png")
@@ -176,6 +178,7 @@ class TestStos:
 
 
 class TestMosaic:
+    @pytest.mark.row("H1")
     def test_version_1_byte_for_byte(self, tmp_path: Path) -> None:
         path = tmp_path / "a.mosaic"
         path.write_bytes(V1.encode())
@@ -186,6 +189,7 @@ class TestMosaic:
         assert (tmp_path / "b.mosaic").read_bytes() == V1.encode()
         np.testing.assert_array_equal(read_positions(path).positions, [(0, 0), (0, 90)])
 
+    @pytest.mark.row("H1")
     def test_version_0_with_spaces_blank_lines_and_crlf(self, tmp_path: Path) -> None:
         path = tmp_path / "a.mosaic"
         path.write_bytes(V0.replace("\n", "\r\n\r\n").replace(" vp", "\tvp").encode())

@@ -86,6 +86,7 @@ def test_statistics(pair, share) -> None:
         assert found.count == 0
 
 
+@pytest.mark.row("A2")
 @given(images(), boxes(-30, 60))
 @settings(max_examples=25)
 def test_crop(pair, box) -> None:
@@ -144,6 +145,7 @@ def test_grey() -> None:
     assert lazy.to_grey(chunked[:, :, 0]).ndim == 2
 
 
+@pytest.mark.row("J1 determinism")
 def test_bits_do_not_depend_on_the_scheduler() -> None:
     image = random_pixels(np.random.default_rng(0), (200, 190), "float32")
     results = []
@@ -159,6 +161,7 @@ def test_bits_do_not_depend_on_the_scheduler() -> None:
 cuts = st.tuples(st.integers(1, 40), st.integers(1, 40))
 
 
+@pytest.mark.row("D1")
 @given(images(), cuts)
 @settings(max_examples=25)
 def test_tile_and_untile_is_the_identity(pair, tile) -> None:

@@ -119,6 +119,7 @@ class TestExtractRegion:
 
 
 class TestWarping:
+    @pytest.mark.row("E1")
     def test_the_documented_ramp(self) -> None:
         ramp = np.arange(1, 13, dtype=np.uint8).reshape(2, 6)
         moved = assemble.WarpedImageToFixedSpace(Translation((1, 2)), (4, 9), ramp)
@@ -128,6 +129,7 @@ class TestWarping:
         part = assemble.WarpedImageToFixedSpace(Translation((1, 2)), (4, 9), ramp, (1, 1), (2, 3))
         np.testing.assert_array_equal(part, expected[1:3, 1:4])
 
+    @pytest.mark.row("E4")
     def test_a_list_is_as_single_calls_and_stays_as_it_was(self, tmp_path: Path) -> None:
         turn = Rigid((3, 2), 0.4, (20, 20))
         image = texture(40, 50)
@@ -143,6 +145,7 @@ class TestWarping:
         with pytest.raises(InputError, match="3 images with 2"):
             assemble.WarpedImageToFixedSpace(turn, (44, 60), images, cval=[1, 2])
 
+    @pytest.mark.row("E5")
     def test_there_and_back(self) -> None:
         image = texture(120, 110, 8).astype(np.float32)
         points = np.array([(0, 0), (0, 109), (119, 0), (119, 109), (60, 50)])
@@ -331,6 +334,7 @@ class TestMosaics:
             for y, x in self.CORNERS
         ]  # fmt: skip
 
+    @pytest.mark.row("F1")
     def test_a_mosaic_is_what_it_was_cut_from(self, paths: list[str]) -> None:
         image, mask = assemble_tiles.TilesToImage(self.shifts, paths)
         assert isinstance(image, np.ndarray)
@@ -365,6 +369,7 @@ class TestMosaics:
         image, _ = assemble_tiles.TilesToImage(self.shifts, small)
         np.testing.assert_array_equal(image, self.WHOLE[::2, ::2])
 
+    @pytest.mark.row("F5")
     def test_missing_tiles(self, paths: list[str]) -> None:
         Path(paths[2]).unlink()
         with pytest.raises(InputError, match="1 of 4 tiles cannot be opened") as error:
@@ -388,6 +393,7 @@ class TestMosaics:
         assert missing.image is None
         assert "nowhere.png" in (missing.errormsg or "")
 
+    @pytest.mark.row("F4")
     @pytest.mark.parametrize("size", [(64, 50), (90, 110), (500, 500)])
     def test_cutting_a_mosaic(self, paths: list[str], size: tuple[int, int]) -> None:
         rows, columns = assemble_tiles.MosaicTileGridShape(self.shifts, paths, size)

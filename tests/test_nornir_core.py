@@ -97,6 +97,7 @@ def test_signatures_are_the_documented_ones(line) -> None:
 # --- A1 to A4, A10: ranges and sizes -------------------------------------------------------------
 
 
+@pytest.mark.row("A1")
 def test_ranges() -> None:
     assert list(NORNIR.ConstrainedRange(-3, 16, 32)) == list(range(13))
     assert list(NORNIR.ConstrainedRange(24, 16, 32)) == list(range(24, 32))
@@ -107,6 +108,7 @@ def test_ranges() -> None:
             NORNIR.SafeROIRange(*bad)
 
 
+@pytest.mark.row("A4")
 def test_lengths() -> None:
     overlaps = (0, 0.05, 0.1, 0.25, 0.5)
     assert [NORNIR.DimensionWithOverlap(100, o) for o in overlaps] == [200, 190, 180, 150, 100]
@@ -120,6 +122,7 @@ def test_lengths() -> None:
     assert NORNIR.ScalarForMaxDimension(2048, (1024, 800)) == 2
 
 
+@pytest.mark.row("A10")
 def test_indices() -> None:
     np.testing.assert_array_equal(NORNIR.ravel_index([[1, 2], [2, 3]], (3, 4)), [6, 11])
     np.testing.assert_array_equal(NORNIR.array_distance([[3, 4], [0, 0]]), [5, 0])
@@ -140,6 +143,7 @@ def test_indices() -> None:
 ROW = np.tile(np.arange(1, 17), (16, 1)).astype(np.uint8)
 
 
+@pytest.mark.row("A2")
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
 @pytest.mark.parametrize(
     "crop",
@@ -166,6 +170,7 @@ def test_crops(crop, dtype) -> None:
     same(NORNIR.CropImage(da.from_array(image, chunks=5), *crop, cval=3), expected)
 
 
+@pytest.mark.row("A2")
 def test_crops_of_masks_and_files_and_bad_ones(tmp_path) -> None:
     mask = ROW > 8
     assert NORNIR.CropImage(mask, -1, 0, 3, 2).dtype == bool
@@ -198,6 +203,7 @@ def test_crops_with_noise() -> None:
     assert (outside != NORNIR.CropImage(image, 100, 100, 8, 8, cval="random", rng=2)).any()
 
 
+@pytest.mark.row("A3")
 def test_regions() -> None:
     image = np.arange(256).reshape(16, 16)
     for centre, area, rows in [
@@ -216,6 +222,7 @@ def test_regions() -> None:
 # --- A5 to A7: noise -----------------------------------------------------------------------------
 
 
+@pytest.mark.row("A5")
 def test_padding() -> None:
     image = texture()[:100, :130]
     out = NORNIR.PadImageForPhaseCorrelation(image, 0.05, PowerOfTwo=False)
@@ -233,6 +240,7 @@ def test_padding() -> None:
         NORNIR.PadImageForPhaseCorrelation(image, NewWidth=10, NewHeight=10)
 
 
+@pytest.mark.row("A6")
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
 def test_masked_noise(dtype) -> None:
     image = texture()[:80, :90].astype(dtype)
@@ -262,6 +270,7 @@ def test_masks_that_leave_nothing() -> None:
         NORNIR.RandomNoiseMask(image, nothing[:5])
 
 
+@pytest.mark.row("A7")
 @pytest.mark.parametrize("dtype", ["uint8", "int16", "float32"])
 def test_extrema(dtype) -> None:
     image = np.clip(texture()[:70, :70].astype(float), 60, 180).astype(dtype)
@@ -313,6 +322,7 @@ def test_range_size_and_grey() -> None:
 # --- C: offsets ----------------------------------------------------------------------------------
 
 
+@pytest.mark.row("C1")
 @pytest.mark.parametrize("shift", [(10, 0), (0, -17), (20, 33), (-41, 12), (0, 0)])
 def test_offsets(shift) -> None:
     big = texture()
@@ -329,6 +339,7 @@ def test_offsets(shift) -> None:
     np.testing.assert_allclose(ready.peak, record.peak, atol=1e-3)
 
 
+@pytest.mark.row("C3")
 def test_surfaces_and_peaks_are_those_of_the_documents() -> None:
     big = texture()
     fixed, moving = big[50:178, 60:188], big[53:181, 50:178]
@@ -346,6 +357,7 @@ def test_surfaces_and_peaks_are_those_of_the_documents() -> None:
     assert NORNIR.FindPeak(surface, np.zeros(surface.shape), 0.99)[1] == 0
 
 
+@pytest.mark.row("C2")
 def test_images_of_two_shapes() -> None:
     big = texture()
     record = NORNIR.FindOffset(big[20:220, 30:210], big[50:170, 40:190])
@@ -353,6 +365,7 @@ def test_images_of_two_shapes() -> None:
     np.testing.assert_allclose(record.peak, exact, atol=0.25)
 
 
+@pytest.mark.row("C3")
 def test_what_cannot_be_correlated() -> None:
     image = texture()[:64, :64]
     flat = np.full((64, 64), 4, np.uint8)
@@ -375,6 +388,7 @@ def test_what_cannot_be_correlated() -> None:
 # --- D1: tiles -----------------------------------------------------------------------------------
 
 
+@pytest.mark.row("D1")
 def test_the_grid_and_the_tiles_of_the_documents(tmp_path) -> None:
     image = np.arange(70, dtype=np.uint8).reshape(7, 10)
     chunked = da.from_array(image, chunks=3)
@@ -405,6 +419,7 @@ def test_the_grid_and_the_tiles_of_the_documents(tmp_path) -> None:
 # --- A8, A9: files -------------------------------------------------------------------------------
 
 
+@pytest.mark.row("A8")
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".npy", ".zarr"])
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "bool"])
 def test_files(suffix, dtype, tmp_path) -> None:
@@ -419,6 +434,7 @@ def test_files(suffix, dtype, tmp_path) -> None:
     np.testing.assert_allclose(NORNIR.LoadImage(path, dtype=np.float32), image / top, rtol=1e-6)
 
 
+@pytest.mark.row("A9")
 def test_loading() -> None:
     tiles = [np.array([[50, top]], np.uint8) for top in (100, 200)]
     ratio = np.divide(*(NORNIR.LoadImage(t, dtype=np.float32)[0, 0] for t in tiles))
@@ -477,6 +493,7 @@ def test_shrinking(tmp_path) -> None:
         NORNIR.Shrink(tmp_path / "no.png", tmp_path / "o.png", 0.5)
 
 
+@pytest.mark.row("A8")
 def test_converting(tmp_path) -> None:
     image = np.arange(256, dtype=np.uint8).reshape(16, 16)
     a, b, c = (tmp_path / f"{n}.png" for n in "abc")
@@ -604,6 +621,7 @@ def test_rubbish_files_are_named(content) -> None:
                 NORNIR.LoadImage(path)
 
 
+@pytest.mark.row("B3")
 def test_a_record_as_stos(tmp_path) -> None:
     from mosaicreg.transforms import format_transform
 

@@ -19,6 +19,7 @@ GOLDEN = [
 ]
 
 
+@pytest.mark.row("I1 overlaps")
 @pytest.mark.parametrize(("a", "b", "in_a", "in_b", "offset", "share"), GOLDEN)
 def test_known_rectangles(a, b, in_a, in_b, offset, share) -> None:
     corners = np.array([a, b]) - 50

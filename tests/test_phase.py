@@ -122,6 +122,7 @@ def test_a_whitening_that_is_no_exponent_is_refused() -> None:
 # --- overlap -------------------------------------------------------------------------------------
 
 
+@pytest.mark.row("C4")
 def test_the_golden_mask() -> None:
     mask = overlap_mask((128, 128), (128, 128), (256, 256), 0.25, 0.75)
     assert mask.shape == (256, 256)
@@ -135,6 +136,7 @@ sides = st.integers(1, 9)
 pairs = st.tuples(sides, sides)
 
 
+@pytest.mark.row("C4")
 @given(pairs, pairs, pairs, st.floats(0, 0.6), st.floats(0.61, 1))
 def test_the_mask_is_what_counting_pixels_says(fixed, moving, surface, low, high) -> None:
     # Twice the size: the middles of images of odd and even size then lie on whole pixels.
@@ -196,6 +198,7 @@ def test_peaks_of_nonsense() -> None:
 # --- whole images --------------------------------------------------------------------------------
 
 
+@pytest.mark.row("C1")
 @pytest.mark.parametrize("whitening", [0.65, 1.0])
 @pytest.mark.parametrize("shift", [(10, 0), (0, -17), (20, 33), (-41, 12), (0, 0)])
 def test_whole_shifts_come_back(shift, whitening) -> None:
@@ -204,6 +207,7 @@ def test_whole_shifts_come_back(shift, whitening) -> None:
     assert peak.weight > 10
 
 
+@pytest.mark.row("C1")
 @pytest.mark.parametrize("part", [0.25, 0.5, 0.75])
 def test_fractions_come_back(part) -> None:
     for seed in range(4):
@@ -211,6 +215,7 @@ def test_fractions_come_back(part) -> None:
         np.testing.assert_allclose(peak.offset, (part, -part), atol=0.2)
 
 
+@pytest.mark.row("C1")
 def test_an_image_matches_itself_best_of_all() -> None:
     image = views(1, (0, 0))[0]
     own = padded_offset(image, image)
@@ -219,6 +224,7 @@ def test_an_image_matches_itself_best_of_all() -> None:
     assert own.weight > max(others)
 
 
+@pytest.mark.row("C2")
 @pytest.mark.parametrize(
     "shapes",
     [
@@ -241,6 +247,7 @@ def test_the_noise_around_mirrored_images_does_not_match() -> None:
         assert padded_offset(image, mirror.copy()).weight < 8
 
 
+@pytest.mark.row("C3")
 def test_nothing_to_match_has_no_weight() -> None:
     flat = np.full((32, 32), 7, np.uint8)
     image = views(1, (0, 0))[0][:32, :32]
@@ -249,6 +256,7 @@ def test_nothing_to_match_has_no_weight() -> None:
     assert correlate_images(flat, image[:20]).weight == 0
 
 
+@pytest.mark.row("C3")
 def test_images_that_cannot_be_correlated_say_why() -> None:
     image = views(1, (0, 0))[0]
     bad = image.copy()
@@ -260,6 +268,7 @@ def test_images_that_cannot_be_correlated_say_why() -> None:
         correlate_images(image, image[None])
 
 
+@pytest.mark.row("C5")
 def test_chance_stays_below_a_true_match_of_a_quarter() -> None:
     noise = [(1000 * texture(k, 1.0, 128)).astype(np.float32) for k in range(101)]
     chance = [padded_offset(noise[k], noise[k + 1], (0.2, 1.0)).weight for k in range(100)]

@@ -39,6 +39,7 @@ def test_pairs_measure_the_true_offsets(acquisition) -> None:
     assert position_errors(solve_layout(mosaic, pairs), truth).max() < 0.1
 
 
+@pytest.mark.row("J1 determinism")
 @pytest.mark.parametrize("scheduler", ["threads", "processes"])
 def test_schedulers_agree_to_the_last_bit(scheduler, acquisition) -> None:
     with dask.config.set(scheduler="synchronous"):
@@ -47,6 +48,31 @@ def test_schedulers_agree_to_the_last_bit(scheduler, acquisition) -> None:
         found = register(acquisition.mosaic)
     assert same(expected, found)
     assert (expected.null_z == found.null_z).all()
+
+
+@pytest.mark.row("I3 arrange")
+def test_a_mosaic_of_4_by_4_tiles_is_arranged() -> None:
+    """Overlaps of a tenth, a stage that errs by up to 15 px per axis, noise; two blank tiles.
+
+    Blank tiles keep to where the stage, its matrix fitted, puts them.
+    """
+    scan = synthetic.Acquisition(
+        grid=(4, 4), tile=(400, 400), overlap=0.1, stage_error=15, seed=2,
+        specimen=synthetic.Specimen(seed=4, empty=0.0),
+    )  # fmt: skip
+    tiles = [scan.tile_image(k) for k in range(16)]
+    blank = np.random.default_rng(0).normal(500, 20, (400, 400)).astype(np.uint16)
+    holed = [*tiles[:5], blank, *tiles[6:10], blank[::-1], *tiles[11:]]
+    for images, lost in ((tiles, []), (holed, [5, 10])):
+        mosaic = Mosaic.from_arrays(images, scan.stage)
+        layout = solve_layout(mosaic, register(mosaic, max_shift=40), max_shift=40)
+        seen = np.setdiff1d(np.arange(16), lost)
+        error = (layout.positions - scan.truth)[seen]
+        away = np.linalg.norm(error - np.median(error, axis=0), axis=1)
+        assert (away < 0.5).mean() >= 0.95
+        assert set(layout.verdicts[lost]) <= {"stage"}
+        told = np.diff(scan.stage[lost], axis=0) @ layout.stage_matrix.T
+        np.testing.assert_allclose(np.diff(layout.positions[lost], axis=0), told, atol=1e-9)
 
 
 class Counting:

@@ -69,6 +69,7 @@ def combine(values, weights, ranks, blend):
     return np.tensordot(w, values, axes=1) / w.sum()
 
 
+@pytest.mark.row("J1 pixels")
 @given(
     mosaics(),
     st.sampled_from(BLENDS),
@@ -93,6 +94,7 @@ def test_a_mosaic_is_what_its_definition_says(mosaic, blend, interpolation, bloc
         assert (found != expected).mean() < 0.02
 
 
+@pytest.mark.row("J1 determinism")
 @given(mosaics(), st.sampled_from(BLENDS), st.sampled_from(INTERPOLATIONS), st.data())
 def test_any_cut_into_blocks_gives_the_same_bits(mosaic, blend, interpolation, data) -> None:
     layout = stage_layout(mosaic)

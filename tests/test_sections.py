@@ -22,6 +22,8 @@ GOLDEN = [
 ]
 
 
+@pytest.mark.row("I1 trees")
+@pytest.mark.row("I2")
 @pytest.mark.parametrize(("sections", "adjacent", "center", "root", "children"), GOLDEN)
 def test_trees_of_known_stacks(sections, adjacent, center, root, children) -> None:
     tree = registration_tree(sections, adjacent, center)
@@ -30,6 +32,7 @@ def test_trees_of_known_stacks(sections, adjacent, center, root, children) -> No
     assert len(tree) == len(list(sections))
 
 
+@pytest.mark.row("I1 trees")
 def test_a_stack_without_sections_is_empty() -> None:
     tree = registration_tree([])
     assert (tree.root, tree.sections, tree.mappings, len(tree)) == (None, (), (), 0)

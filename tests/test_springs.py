@@ -35,6 +35,7 @@ def grid(rows: int, columns: int, rng=None, spread: float = 0.0) -> SpringLayout
     return SpringLayout(places, first, second, offsets, weights)
 
 
+@pytest.mark.row("I1 layouts")
 def test_a_cross_in_place_has_no_tension() -> None:
     cross = star(CROSS)
     assert not cross.tensions.any()
@@ -42,6 +43,7 @@ def test_a_cross_in_place_has_no_tension() -> None:
     assert not cross.weighted_net_tensions.any()
 
 
+@pytest.mark.row("I1 layouts")
 def test_a_singularity_becomes_a_cross_in_one_step() -> None:
     singular = star(np.zeros((5, 2)))
     np.testing.assert_array_equal(singular.net_tensions, CROSS)
@@ -50,6 +52,7 @@ def test_a_singularity_becomes_a_cross_in_one_step() -> None:
     np.testing.assert_allclose(relax_nodes(singular).positions, 0.95 * CROSS)
 
 
+@pytest.mark.row("I1 layouts")
 def test_a_line_shares_its_error() -> None:
     np.testing.assert_array_equal(LINE.net_tensions, [(0, 0), (-5, 0), (5, 0)])
     np.testing.assert_array_equal(LINE.tensions[2], (-5, 0))
@@ -60,6 +63,7 @@ def test_a_line_shares_its_error() -> None:
     assert LINE.positions[1].tolist() == [10, 5], "the layout that was relaxed has changed"
 
 
+@pytest.mark.row("I1 layouts")
 @pytest.mark.parametrize("spread", [0.0, 4.0])
 def test_a_grid_comes_to_rest(spread: float) -> None:
     rng = np.random.default_rng(3)
@@ -125,6 +129,7 @@ def built_one_by_one(stage, springs):
     return placed
 
 
+@pytest.mark.row("I1 layouts")
 @given(st.integers(2, 9), st.integers(0, 16), st.integers(0, 10**6))
 def test_building_takes_the_heaviest_springs_first(tiles, count, seed) -> None:
     rng = np.random.default_rng(seed)
@@ -140,6 +145,7 @@ def test_building_takes_the_heaviest_springs_first(tiles, count, seed) -> None:
     assert len(layout.first) == np.isfinite(weights).sum()
 
 
+@pytest.mark.row("I1 layouts")
 def test_parts_are_merged_by_most_offsets_first() -> None:
     """Three pairs of tiles; 0-1 and 2-3 are tied by two offsets, 4-5 by one to either."""
     places = [(0, 0), (0, 10), (0, 30), (0, 40), (50, 0), (50, 10), (99, 99)]

@@ -36,6 +36,7 @@ EXAMPLES = [
 ]
 
 
+@pytest.mark.row("G1")
 @pytest.mark.parametrize(("text", "points", "expected"), EXAMPLES)
 def test_examples_read_evaluate_and_write(
     text: str, points: list[tuple[float, float]], expected: list[tuple[float, float]]
@@ -46,6 +47,7 @@ def test_examples_read_evaluate_and_write(
     assert parse_transform(format_transform(transform)) == transform
 
 
+@pytest.mark.row("G1")
 @given(transforms(composed=False))
 def test_text_round_trips_without_loss(t: Transform) -> None:
     text = format_transform(t)
@@ -99,6 +101,7 @@ def test_fewer_decimals_on_request() -> None:
     assert text == "Rigid2DTransform_double_2_2 vp 3 0.524 5 0 fp 2 10 20"
 
 
+@pytest.mark.row("B3")
 def test_a_record_as_grid_text() -> None:
     grid = AlignmentRecord((5, 7), 1, 90).to_grid((100, 200), (40, 60))
     text = format_transform(grid)
@@ -126,6 +129,7 @@ def test_options_of_reading() -> None:
     assert plain == parse_transform(AFFINE)
 
 
+@pytest.mark.row("G2")
 @pytest.mark.parametrize(
     ("text", "message"),
     [

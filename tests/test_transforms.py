@@ -37,6 +37,7 @@ def wavy(rows: int = 7, columns: int = 8, step: float = 40.0, jitter: float = 5.
     return Mesh(source, source + (9, -4) + 6 * np.sin(source[:, ::-1] / 70))
 
 
+@pytest.mark.row("G3")
 @given(transforms(), st.integers(0, 2**32 - 1))
 def test_the_inverse_undoes_a_transform_inside_and_outside(t: Transform, seed: int) -> None:
     points = np.random.default_rng(seed).uniform(-300, 300, (50, 2))
@@ -109,12 +110,14 @@ def test_points_come_in_rows() -> None:
 
 
 class TestMesh:
+    @pytest.mark.row("G4")
     def test_mirror(self) -> None:
         np.testing.assert_allclose(MIRROR.transform([(-5, -5)]), [(5, 5)], atol=1e-5)
         outside = np.array([(-15, 0), (11, 0), (11, 11), (-11, 11)])
         np.testing.assert_allclose(MIRROR.transform(outside), -outside, atol=1e-5)
         assert len(MIRROR.triangles) == 2
 
+    @pytest.mark.row("G4")
     def test_points_are_added_once_and_removed(self) -> None:
         more = MIRROR.with_points([(-5, -5)], [(5, 5)])
         assert len(more.triangles) > 2
@@ -156,6 +159,7 @@ class TestMesh:
         assert len(points) > 300
         np.testing.assert_allclose(mesh.transform(points), plate(points), atol=1.0)
 
+    @pytest.mark.row("G5")
     def test_three_affine_meshes_compose_to_the_product(self) -> None:
         rng = np.random.default_rng(3)
         product, chain = np.eye(3), None
