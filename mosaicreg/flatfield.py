@@ -6,6 +6,7 @@ memory does not grow with the number of tiles.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
@@ -108,7 +109,7 @@ def correct_illumination(image: Any, flat: Any = None, dark: Any = None) -> Any:
             not above 0.
     """
     flat, dark = (None if f is None else np.asarray(f) for f in (flat, dark))
-    illumination.check_fields(flat, dark, tuple(image.shape[-2:]))
+    _check_fit((flat, dark), tuple(image.shape))
     if not lazy.is_lazy(image):
         return illumination.correct(image, flat, dark)
     whole = lazy.as_lazy(image)
@@ -132,15 +133,9 @@ def corrected_mosaic(mosaic: Mosaic, flat: Any = None, dark: Any = None) -> Mosa
     Raises:
         InputError: for fields that do not fit the tiles; ImageError where they cannot be read.
     """
-    plane = _plane(mosaic)
     paths = [None if f is None else as_path(f) for f in (flat, dark)]
     images = [None if p is None else read_image(p) for p in paths]
-    illumination.check_fields(images[0], images[1], plane)
-    for image in images:
-        if image is not None and not _broadcasts(image.shape[:-2], mosaic.leading):
-            raise InputError(
-                f"a field of shape {image.shape} does not fit tiles of {(*mosaic.leading, *plane)}"
-            )
+    _check_fit(images, (*mosaic.leading, *_plane(mosaic)))
     source = CorrectedSource(mosaic.source, paths[0], paths[1], short_digest(*images))
     return replace(mosaic, source=source)
 
@@ -204,9 +199,15 @@ def _part(path: AnyPath | None, box: Box, lead: Lead) -> NDArray[Any] | None:
     )
 
 
-def _broadcasts(own: tuple[int, ...], leading: tuple[int, ...]) -> bool:
-    along = leading[len(leading) - len(own) :]
-    return len(own) <= len(leading) and all(n in (1, m) for n, m in zip(own, along, strict=True))
+def _check_fit(fields: Sequence[NDArray[Any] | None], shape: tuple[int, ...]) -> None:
+    """Raise InputError for a flat and a dark field that do not fit (leading..., y, x) images."""
+    illumination.check_fields(fields[0], fields[1], (shape[-2], shape[-1]))
+    for field in fields:
+        if field is None:
+            continue
+        along = zip(field.shape[::-1], shape[::-1], strict=False)
+        if field.ndim > len(shape) or any(n not in (1, m) for n, m in along):
+            raise InputError(f"a field of shape {field.shape} does not fit images of {shape}")
 
 
 def _plane(mosaic: Mosaic) -> tuple[int, int]:

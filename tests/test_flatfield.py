@@ -278,6 +278,9 @@ def test_what_cannot_be_is_refused(tmp_path) -> None:
         correct_illumination(tiles, np.ones((9, 8)))
     with pytest.raises(InputError, match="NaN"):
         correct_illumination(tiles, dark=np.full((8, 9), np.nan))
+    for image in (tiles, da.from_array(tiles, chunks=4)):
+        with pytest.raises(InputError, match="does not fit"):
+            correct_illumination(image, np.ones((2, 8, 9)))
     np.save(tmp_path / "two.npy", np.ones((2, 8, 9)))
     with pytest.raises(InputError, match="does not fit"):
         corrected_mosaic(mosaic, tmp_path / "two.npy")
