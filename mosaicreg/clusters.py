@@ -229,6 +229,7 @@ def computing(
 @contextmanager
 def _this_machine(workers: int | None, memory_limit: str | None, size: int) -> Iterator[str]:
     import dask
+    from dask import threaded
     from dask.system import CPU_COUNT
 
     count = workers or CPU_COUNT
@@ -237,7 +238,8 @@ def _this_machine(workers: int | None, memory_limit: str | None, size: int) -> I
         # A pool of our own: when the job is stopped, tasks that run are waited for.
         with (
             ThreadPoolExecutor(count) as pool,
-            dask.config.set(scheduler="threads", num_workers=count, pool=pool),
+            # By its name, dask would look for a cluster first, and load distributed for it.
+            dask.config.set(scheduler=threaded.get, num_workers=count, pool=pool),
         ):
             yield f"on {count} threads" + (f" ({amount}: a small job)" if size else "")
         return

@@ -63,6 +63,17 @@ def test_an_error_in_a_task_is_that_error() -> None:
         run_tasks([delayed_call(fail)], "work")
 
 
+def test_a_small_job_does_not_load_distributed(tmp_path) -> None:
+    """It would take a fifth of a second of each; dask loads it to look for a cluster."""
+    code = (
+        "import sys; from mosaicreg.clusters import computing; "
+        "from mosaicreg.cluster import delayed_call, run_tasks\n"
+        "with computing(workers=2): assert run_tasks([delayed_call(abs, -1)], 'work') == [1]\n"
+        "assert 'distributed' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_how_much_memory_there_is_is_known_without_distributed() -> None:
     """Every command asks; loading distributed for it would cost a fifth of the start."""
     code = (
