@@ -8,7 +8,16 @@ from typing import Any
 
 SECTIONS = {
     "Tutorial": ("tutorial",),
-    "How to": ("inputs", "bad-tiles", "sharing", "cluster", "scale", "transforms", "nornir"),
+    "How to": (
+        "inputs",
+        "bad-tiles",
+        "sharing",
+        "cluster",
+        "scale",
+        "transforms",
+        "sections",
+        "nornir",
+    ),
     "Explanation": ("how-it-works", "accuracy", "performance", "architecture"),
     "Reference": ("commands", "reference"),
 }

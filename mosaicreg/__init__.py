@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from mosaicreg.overlaps import tile_overlaps
     from mosaicreg.pairs import Pairs
     from mosaicreg.progress import show_progress
+    from mosaicreg.refining import Refinement, refine
     from mosaicreg.registration import find_offsets, register
     from mosaicreg.sections import registration_tree
     from mosaicreg.warping import warp, warp_tiles
@@ -39,6 +40,7 @@ _HOME = {
     "Layout": "layout",
     "Mosaic": "mosaic",
     "Pairs": "pairs",
+    "Refinement": "refining",
     "assemble": "assembly",
     "correct_illumination": "flatfield",
     "corrected_mosaic": "flatfield",
@@ -50,6 +52,7 @@ _HOME = {
     "napari_layers": "layers",
     "open_lazy": "lazy",
     "open_mosaic": "opening",
+    "refine": "refining",
     "register": "registration",
     "registration_tree": "sections",
     "show_progress": "progress",
@@ -67,6 +70,7 @@ __all__ = [
     "Layout",
     "Mosaic",
     "Pairs",
+    "Refinement",
     "assemble",
     "correct_illumination",
     "corrected_mosaic",
@@ -78,6 +82,7 @@ __all__ = [
     "napari_layers",
     "open_lazy",
     "open_mosaic",
+    "refine",
     "register",
     "registration_tree",
     "show_progress",

@@ -54,6 +54,12 @@ class Cells:
     def __len__(self) -> int:
         return len(self.points)
 
+    @property
+    def compared(self) -> NDArray[np.bool_]:
+        """(n,) which cells had enough pixels of both images, and signal, to be compared."""
+        compared: NDArray[np.bool_] = np.isfinite(self.offsets[:, 0])
+        return compared
+
     def mesh(self, least: float = 0.5) -> Mesh:
         """A mesh with a control point for each cell of at least this confidence.
 

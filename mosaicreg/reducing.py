@@ -20,6 +20,8 @@ from mosaicreg.geometry import Box, TileGrid
 from mosaicreg.imagefile import native_block, read_header, read_image
 from mosaicreg.lazy import open_lazy, window
 from mosaicreg.noise import large_regions
+from mosaicreg.transforms import Affine, Transform, Translation
+from mosaicreg.warping import warp
 
 Sizes = tuple[int, int]
 
@@ -200,3 +202,19 @@ def _without_empty(
             # The squares beside it are partly empty too.
             known[binary_dilation(flat, np.ones((3, 3), dtype=bool))] = 0
     return replace(reduced, known=known, empty=tuple(sorted(empty)))
+
+
+def drawn_small(fixed: Reduced, moving: Reduced, transform: Transform) -> NDArray[np.float32]:
+    """The moving image, seen small, where a transform of full pixels puts it on the fixed one.
+
+    NaN where it does not reach or is not known.
+    """
+    up, down = (
+        Affine.scaling(r.by).followed_by(Translation(((r.by - 1) / 2,) * 2))
+        for r in (moving, fixed)
+    )
+    placed = transform.compose(up).followed_by(down.inverse())
+    seen = np.where(moving.known > 0, moving.image, np.float32(np.nan))
+    shape = (fixed.image.shape[0], fixed.image.shape[1])
+    drawn: NDArray[np.float32] = warp(seen, placed, shape, fill=np.nan)
+    return drawn

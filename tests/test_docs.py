@@ -19,7 +19,7 @@ from mosaicreg.synthetic import Acquisition, Specimen
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 TOLD = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *PAGES]
-RUN = ("tutorial", "inputs", "bad-tiles", "sharing", "nornir", "transforms")
+RUN = ("tutorial", "inputs", "bad-tiles", "sharing", "nornir", "transforms", "sections")
 """Pages whose blocks are run from the first to the last, in a folder of their own. A block is left
 out where the line before it says why: <!-- not run: because -->."""
 BLOCK = re.compile(

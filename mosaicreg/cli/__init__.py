@@ -32,6 +32,8 @@ COMMANDS = {
     "report": "reporting",
     "view": "viewing",
     "export": "exporting",
+    "align": "aligning",
+    "refine": "aligning",
     "transform": "transforming",
     "tiles": "cutting",
     "demo": "trying",

@@ -86,6 +86,25 @@ def write_side_by_side(path: Path, panels: Mapping[str, NDArray[Any]], zoom: int
     write_png(path, np.asarray(sheet))
 
 
+def write_overlays(path: Path, fixed: NDArray[Any], panels: Mapping[str, NDArray[Any]]) -> None:
+    """One PNG of a fixed image in magenta under others of its shape in green, captions above.
+
+    Where they agree it is grey. NaN is black.
+    """
+    from PIL import Image, ImageDraw, ImageFont
+
+    height, width = fixed.shape
+    gap, top = 16, 40
+    sheet = Image.new("RGB", (len(panels) * (width + gap) - gap, height + top), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=22)
+    below = to_display(fixed)
+    for k, (caption, image) in enumerate(panels.items()):
+        colours = np.stack([below, to_display(image), below], axis=-1)
+        draw.text((k * (width + gap), 8), caption, fill="black", font=font)
+        sheet.paste(Image.fromarray(colours), (k * (width + gap), top))
+    write_png(path, np.asarray(sheet))
+
+
 def centred(box_centre: tuple[float, float], side: int, shape: tuple[int, int]) -> Box:
     """A square of ``side`` px around a point, moved and cut to lie inside ``shape``."""
     corner = [
