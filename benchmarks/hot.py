@@ -20,8 +20,8 @@ from zarr.storage import MemoryStore
 from mosaicreg import Mosaic, assemble, find_offset, stage_layout
 from mosaicreg.correlate import match_strips
 from mosaicreg.geometry import Box
-from mosaicreg.omezarr import halve
 from mosaicreg.render import Placed, place, render_block
+from mosaicreg.shards import halve
 from mosaicreg.strips import flatten, plan_search, stabilise
 from mosaicreg.subpixel import fit_near
 from mosaicreg.surface import correlation_surface
@@ -146,10 +146,10 @@ class Archive:
         )
 
     def time_encode(self) -> None:
-        from mosaicreg.omezarr import _encoded
+        from mosaicreg.shards import encode
 
         whole = (slice(0, len(self.pixels)), slice(0, len(self.pixels)))
-        assert _encoded(self.array, whole, self.pixels) is not None
+        assert encode(self.array, whole, self.pixels)
 
 
 CASES = (Pair, WholePair, Block, Window, Archive)

@@ -16,7 +16,7 @@ import dask.array as da
 import numpy as np
 from numpy.typing import NDArray
 
-from mosaicreg import __version__, omezarr
+from mosaicreg import __version__, omezarr, shards
 from mosaicreg.assembly import BlockPlan, Recipe, recipe_of, render_plan
 from mosaicreg.cluster import Progress, delayed_call, run_tasks
 from mosaicreg.errors import InputError
@@ -25,7 +25,8 @@ from mosaicreg.journal import Journal, digest, short_digest
 from mosaicreg.layout import Layout
 from mosaicreg.mosaic import AXES, Mosaic
 from mosaicreg.objects import AnyPath, seen_from
-from mosaicreg.omezarr import CHUNK, SHARD, Pyramid, Receipt
+from mosaicreg.omezarr import CHUNK, SHARD, Pyramid, Version
+from mosaicreg.shards import Receipt
 from mosaicreg.source import FileSource, stamps_of
 from mosaicreg.store import Folder, Objects, Place, Store, open_store
 
@@ -45,17 +46,19 @@ def write_ome_zarr(
     chunk: int | tuple[int, int] = CHUNK,
     shard: int | tuple[int, int] = SHARD,
     pyramid: bool = True,
+    ome_version: Version = "0.5",
     overwrite: bool = False,
     repair: bool = False,
     provenance: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
     journal: Journal | None = None,
 ) -> Place:
-    """Compute an image and write it as an OME-Zarr 0.5 pyramid (zarr v3, sharded).
+    """Compute an image and write it as an OME-Zarr pyramid: 0.5 (zarr v3, sharded), or 0.4.
 
-    One task computes and writes one whole shard. Level n + 1 is made from level n on disk. Runs on
-    the dask scheduler in effect. An archive of the same image that an earlier call left unfinished
-    goes on: shards already there are kept once their bytes have been found to be those written.
+    One task computes and writes one whole shard, in version 0.4 the chunks of one. Level n + 1 is
+    made from level n on disk. Runs on the dask scheduler in effect. An archive of the same image
+    that an earlier call left unfinished goes on: shards already there are kept once their bytes
+    have been found to be those written.
 
     Args:
         image: (leading..., y, x), of any chunks. As `mosaicreg.assemble` returns it, a shard
@@ -68,6 +71,7 @@ def write_ome_zarr(
         channels: names.
         chunk, shard: (y, x) or one number, px.
         pyramid: False for level 0 alone.
+        ome_version: ``"0.4"`` is zarr v2, a file per chunk, for viewers that know no newer one.
         overwrite: turn an archive of something else into this one. Its shards that would be the
             same are kept.
         repair: check and mend an archive that is finished, too.
@@ -93,6 +97,7 @@ def write_ome_zarr(
         pixel_size=pixel_size or (mosaic.pixel_size if mosaic else None),
         channels=tuple(channels) or (mosaic.channels if mosaic else ()),
         name=store.name.removesuffix(".zarr").removesuffix(".ome"),
+        version=ome_version,
     )
     finest = _finest(image, plan)
     if journal is None:
@@ -187,7 +192,7 @@ def _bring_up_to_date(
     def check(group: NDArray[np.int64]) -> Any:
         told = [Receipt(int(receipts.sizes[k]), int(receipts.crcs[k])) for k in group]
         places = [plan.shard_at(level, int(k)) for k in group]
-        return delayed_call(omezarr.check_shards, store, level, places, told)
+        return delayed_call(shards.check_shards, store, level, places, told)
 
     def checked(found: list[tuple[int, list[bool]]]) -> None:
         for number, intact in found:
@@ -200,9 +205,9 @@ def _bring_up_to_date(
     def made(found: list[tuple[int, Any]]) -> None:
         rows = []
         for number, done in found:
-            shards = work.parts[parts[number]]
+            part = work.parts[parts[number]]
             done = done.flat[0] if isinstance(done, np.ndarray) else done
-            rows += [(int(k), int(work.keys[k]), *r) for k, r in zip(shards, done, strict=True)]
+            rows += [(int(k), int(work.keys[k]), *r) for k, r in zip(part, done, strict=True)]
         journal.enter(level, rows)
 
     if parts:
@@ -239,7 +244,7 @@ def _draw(plan: BlockPlan, store: Store, places: list[tuple[int, ...]]) -> list[
     pixels = render_plan(plan)
     planes = pixels.reshape(-1, *pixels.shape[-2:])
     return [
-        omezarr.write_shard(store, 0, at, plane) for at, plane in zip(places, planes, strict=True)
+        shards.write_shard(store, 0, at, plane) for at, plane in zip(places, planes, strict=True)
     ]
 
 
@@ -287,7 +292,7 @@ def _write_block(
     done = []
     for plane in np.ndindex(*block.shape[:-2]):
         at = (*(f + k for f, k in zip(first, plane, strict=True)), *block_id[-2:])
-        done.append(omezarr.write_shard(store, 0, at, block[plane]))
+        done.append(shards.write_shard(store, 0, at, block[plane]))
     receipts.flat[0] = done
     return receipts
 
@@ -309,7 +314,7 @@ def _coarser(plan: Pyramid, level: int, journal: Journal) -> _Level:
 
 
 def _reduce(store: Store, level: int, plane: tuple[int, ...], box: Box) -> list[Receipt]:
-    return [omezarr.reduce_shard(store, level, plane, box)]
+    return [shards.reduce_shard(store, level, plane, box)]
 
 
 def _index(number: int, counts: tuple[int, ...]) -> tuple[int, ...]:

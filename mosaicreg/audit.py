@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mosaicreg.geometry import Box, FloatArray, IntArray, owned_boxes
-from mosaicreg.omezarr import halve
+from mosaicreg.shards import halve
 from mosaicreg.store import Store
 from mosaicreg.turned import Pose, turned_boxes
 

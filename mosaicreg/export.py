@@ -304,7 +304,6 @@ def write_version_04(
         InputError: where there is no archive at ``source``, or one at ``path``.
     """
     import zarr
-    from numcodecs import Blosc
 
     archive, target = open_archive(source), open_store(path)
     if target.exists():
@@ -312,25 +311,14 @@ def write_version_04(
             raise InputError(
                 f"{target} exists; choose another name, or replace it with --overwrite"
             )
-        if target.read(".zgroup") is None:
-            omezarr.check_archive(target)
+        omezarr.check_archive(target)
         target.clear()
     root = zarr.open_group(target.zarr(), mode="w", zarr_format=2)
-    leading = (1,) * (len(archive.axes) - 2)
     for level, array in enumerate(archive.levels):
-        sides = tuple(min(chunk, n) for n in array.shape[-2:])
-        root.create_array(
-            str(level),
-            shape=array.shape,
-            dtype=array.dtype,
-            chunks=(*leading, *sides),
-            attributes={"_ARRAY_DIMENSIONS": list(archive.axes)},  # xarray's names of axes
-            compressors=Blosc(cname="zstd", clevel=1, shuffle=Blosc.BITSHUFFLE),
-            chunk_key_encoding={"name": "v2", "separator": "/"},
-            fill_value=0,
-        )
+        sides = (min(chunk, array.shape[-2]), min(chunk, array.shape[-1]))
+        omezarr.create_version_2(root, level, array.shape, array.dtype, sides, archive.axes)
     root.attrs.update(_metadata_04(archive))
-    for name in ("tiles", "pairs"):
+    for name in ("tiles", "pairs", "null", "stage_matrix"):
         table = omezarr.read_table(source, name)
         if table:
             omezarr.write_table(target, name, table)

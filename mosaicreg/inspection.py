@@ -12,8 +12,9 @@ from mosaicreg.layoutfile import load_layout
 from mosaicreg.mosaic import Mosaic
 from mosaicreg.mosaicfile import SUFFIXES, read_positions
 from mosaicreg.objects import AnyPath
-from mosaicreg.omezarr import read_facts, read_table
+from mosaicreg.omezarr import axes_of, is_zarr, ome_of, read_facts, read_table
 from mosaicreg.opening import open_mosaic
+from mosaicreg.shards import shard_shape
 from mosaicreg.store import open_store
 
 
@@ -25,7 +26,7 @@ def describe(path: AnyPath) -> dict[str, Any]:
     """
     if path.suffix.lower() in SUFFIXES and path.is_file():
         return _layout_facts(path)
-    if (path / "zarr.json").is_file() and (path / "mosaicreg").is_dir():
+    if (path / "mosaicreg").is_dir() and is_zarr(open_store(path)):
         return _archive_facts(path)
     try:
         return {"what": "tiles", **_mosaic_facts(open_mosaic(path))}
@@ -83,19 +84,20 @@ def _archive_facts(path: AnyPath) -> dict[str, Any]:
     root = zarr.open_group(open_store(path).zarr(read_only=True), mode="r")
     levels: list[Any] = [root[key] for key in sorted(root.array_keys(), key=int)]
     finest = levels[0]
-    ome: Any = root.attrs["ome"]
+    ome = ome_of(root)
     scale = ome["multiscales"][0]["datasets"][0]["coordinateTransformations"][0]["scale"]
     tiles = read_table(path, "tiles")
     pairs = read_table(path, "pairs")
     known = "unit" in ome["multiscales"][0]["axes"][-1]
     return {
         "what": "OME-Zarr archive of mosaicreg",
-        "axes": "".join(finest.metadata.dimension_names),
+        "OME-Zarr": ome.get("version") or ome["multiscales"][0].get("version"),
+        "axes": axes_of(root),
         "shape": list(finest.shape),
         "type": str(finest.dtype),
         "levels": len(levels),
         "chunk (y, x)": list(finest.chunks[-2:]),
-        "shard (y, x)": list((finest.shards or finest.chunks)[-2:]),
+        "shard (y, x)": list(shard_shape(finest)),
         "pixel size (y, x) in um": list(scale[-2:]) if known else None,
         "tiles": len(tiles["tile"]) if tiles else None,
         "verdicts": dict(Counter(map(str, tiles["verdict"]))) if tiles else None,

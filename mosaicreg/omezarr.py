@@ -1,8 +1,7 @@
-"""OME-Zarr 0.5 archives: create a pyramid with its metadata, then fill it shard by shard.
+"""OME-Zarr archives, 0.5 or 0.4: a pyramid is created with its metadata, then filled (`shards`).
 
-Creating writes all metadata and no pixel; filling writes whole shards only, each by one call, so no
-two writers ever touch one object. Level n + 1 is the mean of 2 x 2 pixels of level n. Beside the
-image, the group ``mosaicreg`` holds tables (zarr arrays, one per column) and provenance.
+Creating writes all metadata and no pixel. Level n + 1 is the mean of 2 x 2 pixels of level n.
+Beside the image, the group ``mosaicreg`` holds tables (zarr arrays, one per column) and provenance.
 """
 
 from __future__ import annotations
@@ -10,15 +9,19 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
-from zlib import crc32
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mosaicreg.errors import InputError
-from mosaicreg.geometry import Box, TileGrid
-from mosaicreg.store import Place, Store, open_store
+from mosaicreg.geometry import TileGrid
+from mosaicreg.shards import BLOCK
+from mosaicreg.store import ZARR_2, Place, Store, open_store
+
+Version = Literal["0.4", "0.5"]
+"""Of OME-Zarr: 0.5 is sharded zarr v3; 0.4 is zarr v2, a file per chunk, for older viewers."""
+VERSIONS: tuple[Version, ...] = get_args(Version)
 
 DETAILS = "mosaicreg"
 """Group inside the archive with layout, pairs and provenance."""
@@ -38,10 +41,12 @@ class Pyramid:
         shape: of level 0, (leading..., y, x).
         dtype: of all levels.
         axes: e.g. ``"cyx"``.
-        chunk, shard: (y, x) in px; a shard is a whole number of chunks.
+        chunk, shard: (y, x) in px; a shard is a whole number of chunks. It is what one task writes:
+            one object, or in version 0.4 one for each of its chunks.
         levels: how many; each half the size of the one before, rounded up.
         pixel_size: (y, x) of level 0 in micrometre, where known.
         channels: names of the channels.
+        version: of OME-Zarr.
     """
 
     shape: tuple[int, ...]
@@ -53,6 +58,7 @@ class Pyramid:
     pixel_size: tuple[float, float] | None = None
     channels: tuple[str, ...] = ()
     name: str = ""
+    version: Version = "0.5"
 
     @classmethod
     def plan(
@@ -69,8 +75,12 @@ class Pyramid:
         """Chunks and shards cut down to the image, and levels until one chunk holds the last.
 
         Raises:
-            InputError: where a shard is not a whole number of chunks, or a length not positive.
+            InputError: where a shard is not a whole number of chunks, a length not positive, or
+                the version unknown.
         """
+        version = facts.get("version", "0.5")
+        if version not in VERSIONS:
+            raise InputError(f"OME-Zarr is written as {' or '.join(VERSIONS)}, not {version!r}")
         if any(c < 1 or s < 1 or s % c for c, s in zip(chunk, shard, strict=True)):
             raise InputError(f"a shard of {shard} px is not a whole number of chunks of {chunk} px")
         if min(shape) < 1 or len(axes) != len(shape):
@@ -127,17 +137,15 @@ class Pyramid:
     @property
     def geometry(self) -> tuple[Any, ...]:
         """All that the empty arrays depend on."""
-        return self.shape, self.dtype.str, self.axes, self.chunk, self.shard, self.levels
+        shape, cut = (self.shape, self.dtype.str, self.axes), (self.chunk, self.shard)
+        return *shape, *cut, self.levels, self.version
 
-
-class Receipt(NamedTuple):
-    """What a written shard is: bytes in the store and their CRC-32; (0, 0) where none are needed.
-
-    A shard of nothing but fill value is not stored.
-    """
-
-    size: int
-    crc: int
+    def objects(self, level: int) -> int:
+        """Files or objects that hold the pixels of a level, at most: nothing but fill has none."""
+        if self.version == "0.5":
+            return self.shards(level)
+        chunks = (-(-n // c) for n, c in zip(self.plane(level), self.chunk, strict=True))
+        return math.prod((*self.shape[:-2], *chunks))
 
 
 def create(place: Place, pyramid: Pyramid) -> None:
@@ -145,15 +153,22 @@ def create(place: Place, pyramid: Pyramid) -> None:
     import zarr
     from zarr.codecs import BloscCodec
 
-    leading = (1,) * (len(pyramid.shape) - 2)
     store = open_store(place)
     for level in range(MOST_LEVELS):
         store.clear(str(level))
-    root = zarr.open_group(store.zarr(), mode="a", zarr_format=3)
+    _forget_other_version(store, pyramid.version)
+    older = pyramid.version == "0.4"
+    root = zarr.open_group(store.zarr(), mode="a", zarr_format=2 if older else 3)
     for level in range(pyramid.levels):
+        shape = (*pyramid.shape[:-2], *pyramid.plane(level))
+        if older:
+            array = create_version_2(root, level, shape, pyramid.dtype, pyramid.chunk, pyramid.axes)
+            array.attrs[BLOCK] = list(pyramid.shard)
+            continue
+        leading = (1,) * (len(pyramid.shape) - 2)
         root.create_array(
             str(level),
-            shape=(*pyramid.shape[:-2], *pyramid.plane(level)),
+            shape=shape,
             dtype=pyramid.dtype,
             chunks=(*leading, *pyramid.chunk),
             shards=(*leading, *pyramid.shard),
@@ -164,16 +179,67 @@ def create(place: Place, pyramid: Pyramid) -> None:
     describe(store, pyramid)
 
 
+def create_version_2(
+    root: Any,
+    level: int,
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    chunk: tuple[int, int],
+    axes: str,
+) -> Any:
+    """An empty level of OME-Zarr 0.4 in a group of zarr v2."""
+    from numcodecs import Blosc
+
+    return root.create_array(
+        str(level),
+        shape=shape,
+        dtype=dtype,
+        chunks=(*(1,) * (len(shape) - 2), *chunk),
+        attributes={"_ARRAY_DIMENSIONS": list(axes)},  # xarray's names of axes
+        compressors=Blosc(cname="zstd", clevel=1, shuffle=Blosc.BITSHUFFLE),
+        chunk_key_encoding={"name": "v2", "separator": "/"},
+        fill_value=0,
+    )
+
+
+def _forget_other_version(store: Store, version: Version) -> None:
+    """Remove the metadata, and the tables, of the other version of zarr; the journal's log stays.
+
+    Whoever writes levels writes them all again.
+    """
+    others = ("zarr.json",) if version == "0.4" else ZARR_2
+    if not any(store.read(name) for name in others):
+        return
+    for key in list(store.keys(DETAILS)):
+        if not key.startswith(f"{DETAILS}/{JOURNAL}/"):
+            store.remove(key)
+    for folder in (f"{DETAILS}/{JOURNAL}/", f"{DETAILS}/", ""):  # what tells the version goes last
+        for name in others:
+            store.remove(folder + name)
+
+
 def describe(place: Place, pyramid: Pyramid) -> None:
     """Write the metadata that is not of the arrays."""
     import zarr
 
     root = zarr.open_group(open_store(place).zarr(), mode="r+")
-    root.attrs["ome"] = _ome_metadata(pyramid, None)
+    if "omero" in root.attrs:
+        del root.attrs["omero"]  # of what was here before
+    root.attrs.update(_metadata(pyramid, None))
     details = root.require_group(DETAILS)
     # To readers the journal is an array of nothing: none of them looks inside for groups.
     if JOURNAL not in details:
         details.create_array(JOURNAL, shape=(0,), chunks=(1,), dtype=np.uint8)
+
+
+def ome_of(root: Any) -> Any:
+    """The OME-Zarr metadata of a group, whichever version has written it."""
+    return root.attrs.get("ome", root.attrs)
+
+
+def axes_of(root: Any) -> str:
+    """The axes of a group's image, e.g. ``"cyx"``."""
+    return "".join(axis["name"] for axis in ome_of(root)["multiscales"][0]["axes"])
 
 
 def finish(place: Place, pyramid: Pyramid) -> None:
@@ -199,123 +265,8 @@ def write_display(place: Place, pyramid: Pyramid, ranges: Sequence[tuple[float, 
     """Store each channel's name, colour, and the values to show as black and as white."""
     import zarr
 
-    zarr.open_group(open_store(place).zarr(), mode="r+").attrs["ome"] = _ome_metadata(
-        pyramid, ranges
-    )
-
-
-def write_shard(place: Place, level: int, at: tuple[int, ...], pixels: NDArray[Any]) -> Receipt:
-    """Write one whole shard as one object.
-
-    Args:
-        at: its place, counted in shards: plane, row, column.
-        pixels: (y, x), the part of the shard that lies inside the image.
-    """
-    store = open_store(place)
-    array = _open_level(store, level)
-    index = tuple(
-        slice(k * size, min((k + 1) * size, length))
-        for k, size, length in zip(at, array.shards, array.shape, strict=True)
-    )
-    whole = tuple(part.stop - part.start for part in index)
-    pixels = pixels[(None,) * (len(at) - 2)]
-    assert pixels.shape == whole, f"{pixels.shape} px are not a whole shard: it has {whole}"
-    key = shard_key(level, at)
-    content = _encoded(array, index, pixels)
-    if content is None:
-        store.remove(key)
-        return Receipt(0, 0)
-    store.write(key, content)
-    return Receipt(len(content), crc32(content))
-
-
-def shard_key(level: int, at: tuple[int, ...]) -> str:
-    """Key of the shard at a place (counted in shards) of a level."""
-    return "/".join([str(level), "c", *map(str, at)])
-
-
-def check_shards(
-    place: Place, level: int, places: Sequence[tuple[int, ...]], receipts: Sequence[Receipt]
-) -> list[bool]:
-    """Whether the shards in the store are, byte for byte, those that the receipts are for.
-
-    Costs one read of the compressed bytes; the sum itself runs at about a gigabyte a second.
-    """
-    store, intact = open_store(place), []
-    for at, receipt in zip(places, receipts, strict=True):
-        content = store.read(shard_key(level, at))
-        found = Receipt(0, 0) if content is None else Receipt(len(content), crc32(content))
-        intact.append(found == receipt)
-    return intact
-
-
-def _encoded(array: Any, index: tuple[slice, ...], pixels: NDArray[Any]) -> memoryview | None:
-    """The bytes of one shard; None where it holds nothing but the fill value.
-
-    zarr encodes it into memory, so that its bytes are known (and what they sum up to) before the
-    store sees them, and reach it in one piece.
-    """
-    import zarr
-    from zarr.storage import MemoryStore, StorePath
-
-    # A chunk whose middle pixel is not 0 need not be searched for one that is not, which takes a
-    # third of the time. Chunks of nothing else are left out either way.
-    middles = (
-        np.minimum(np.arange(0, n, c) + c // 2, n - 1)
-        for n, c in zip(pixels.shape[-2:], array.chunks[-2:], strict=True)
-    )
-    full = bool(pixels[..., *np.ix_(*middles)].all())
-    objects: dict[str, Any] = {}
-    shard = zarr.AsyncArray(
-        array.metadata, StorePath(MemoryStore(objects)), config={"write_empty_chunks": full}
-    )
-    with _few_threads():
-        zarr.Array(shard)[index] = pixels
-    assert len(objects) <= 1, f"{index} became {len(objects)} objects"
-    made = list(objects.values())
-    return memoryview(made[0].as_numpy_array()).cast("B") if made else None
-
-
-def reduce_shard(place: Place, level: int, plane: tuple[int, ...], box: Box) -> Receipt:
-    """Make one shard of ``level`` from the level below, some chunk rows at a time."""
-    store = open_store(place)
-    finer, coarser = _open_level(store, level - 1), _open_level(store, level)
-    out = np.empty(box.shape, dtype=finer.dtype)
-    rows = coarser.chunks[-2]
-    with _few_threads():
-        for y in range(box.y0, box.y1, rows):
-            end = min(y + rows, box.y1)
-            source = finer[(*plane, slice(2 * y, 2 * end), slice(2 * box.x0, 2 * box.x1))]
-            out[y - box.y0 : end - box.y0] = halve(source)
-    height, width = coarser.shards[-2:]
-    return write_shard(store, level, (*plane, box.y0 // height, box.x0 // width), out)
-
-
-def halve(image: NDArray[Any]) -> NDArray[Any]:
-    """Mean of every 2 x 2 pixels, halves rounded up; an odd last row or column counts twice.
-
-    NaN pixels are left out of the mean. (y, x) in, ((y + 1) // 2, (x + 1) // 2) out, same dtype.
-    """
-    height, width = image.shape
-    if height % 2 or width % 2:
-        image = np.pad(image, ((0, height % 2), (0, width % 2)), mode="edge")
-    corners = [image[y::2, x::2] for y in (0, 1) for x in (0, 1)]
-    if image.dtype.kind == "f":
-        known = [~np.isnan(c) for c in corners]
-        if all(k.all() for k in known):
-            total = (corners[0] + corners[1]) + (corners[2] + corners[3])
-            return np.asarray(total * image.dtype.type(0.25))
-        total = sum(np.where(k, c, 0) for k, c in zip(known, corners, strict=True))
-        count = sum(k.astype(image.dtype) for k in known)
-        with np.errstate(invalid="ignore"):  # four NaN pixels make one
-            return np.asarray(total / count, dtype=image.dtype)
-    wide = np.int32
-    total = corners[0].astype(wide)
-    for corner in corners[1:]:
-        total += corner
-    total += 2
-    total >>= 2
-    return total.astype(image.dtype)
+    root = zarr.open_group(open_store(place).zarr(), mode="r+")
+    root.attrs.update(_metadata(pyramid, ranges))
 
 
 def write_table(place: Place, name: str, columns: Mapping[str, NDArray[Any]]) -> None:
@@ -383,24 +334,17 @@ def read_facts(place: Place) -> dict[str, Any]:
 
 def check_archive(store: Store) -> None:
     """Raise InputError where there is something, and no zarr archive."""
-    if store.exists() and store.read("zarr.json") is None:
+    if store.exists() and not is_zarr(store):
         raise InputError(f"{store} is not a zarr archive; it will not be overwritten")
 
 
-def _open_level(store: Store, level: int) -> Any:
-    import zarr
-
-    return zarr.open_array(store.zarr(read_only=True), path=str(level), mode="r")
-
-
-def _few_threads() -> Any:
-    """One dask thread already fills one core; zarr's own threads only wait for disks."""
-    import zarr
-
-    return zarr.config.set({"async.concurrency": 4})
+def is_zarr(store: Store) -> bool:
+    """Whether there is an array or group of zarr, v3 or v2."""
+    return any(store.read(name) is not None for name in ("zarr.json", ".zgroup", ".zarray"))
 
 
-def _ome_metadata(pyramid: Pyramid, ranges: Sequence[tuple[float, float]] | None) -> dict[str, Any]:
+def _metadata(pyramid: Pyramid, ranges: Sequence[tuple[float, float]] | None) -> dict[str, Any]:
+    """The attributes of the archive's root."""
     # Made by hand, and validated in the tests: loading the models of yaozarrs takes a sixth of the
     # time that the command line needs to start.
     size = pyramid.pixel_size or (1.0, 1.0)
@@ -423,25 +367,19 @@ def _ome_metadata(pyramid: Pyramid, ranges: Sequence[tuple[float, float]] | None
             moves.append({"type": "translation", "translation": shift})
         datasets.append({"path": str(level), "coordinateTransformations": moves})
     image: dict[str, Any] = {
-        "version": "0.5",
-        "multiscales": [
-            {
-                "name": pyramid.name,
-                "axes": [
-                    {k: v for k, v in {"name": a, **kinds[a]}.items() if v} for a in pyramid.axes
-                ],
-                "datasets": datasets,
-                "type": "mean",
-                "metadata": {
-                    "method": "mosaicreg.omezarr.halve",
-                    "description": "each level is the mean of 2 x 2 pixels of the one before",
-                },
-            }
-        ],
+        "name": pyramid.name,
+        "axes": [{k: v for k, v in {"name": a, **kinds[a]}.items() if v} for a in pyramid.axes],
+        "datasets": datasets,
+        "type": "mean",
+        "metadata": {
+            "method": "mosaicreg.shards.halve",
+            "description": "each level is the mean of 2 x 2 pixels of the one before",
+        },
     }
-    if ranges is not None:
-        image["omero"] = {"channels": _channels(pyramid, ranges)}
-    return image
+    shown = {} if ranges is None else {"omero": {"channels": _channels(pyramid, ranges)}}
+    if pyramid.version == "0.4":
+        return {"multiscales": [{"version": "0.4", **image}], **shown}
+    return {"ome": {"version": "0.5", "multiscales": [image], **shown}}
 
 
 def _channels(pyramid: Pyramid, ranges: Sequence[tuple[float, float]]) -> list[dict[str, Any]]:

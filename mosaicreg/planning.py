@@ -111,9 +111,14 @@ class JobPlan:
 
     @property
     def files(self) -> int:
-        """Files or objects of the archive, at most: shards of nothing but fill are not written."""
-        tables = 40
-        return self.shards + self.pyramid.levels + tables
+        """Files or objects of the archive, at most: what holds nothing but fill is not written."""
+        tables = 80 if self.pyramid.version == "0.4" else 40
+        return self.pixel_files + 2 * self.pyramid.levels + tables
+
+    @property
+    def pixel_files(self) -> int:
+        """Files or objects of these that hold pixels: shards, or chunks in OME-Zarr 0.4."""
+        return sum(self.pyramid.objects(k) for k in range(self.pyramid.levels))
 
     def __str__(self) -> str:
         height, width = self.pyramid.shape[-2:]
@@ -122,7 +127,8 @@ class JobPlan:
             f"Tiles    {self.tiles}, {self.pairs} pairs of neighbours",
             f"Output   about {height} x {width} px, {self.pyramid.levels} levels, "
             f"{size_in_words(self.output_bytes)} before compression",
-            f"Files    at most {self.files}: {self.shards} shards and the metadata",
+            f"Files    at most {self.files}: {self.pixel_files} "
+            f"{'chunks' if self.pyramid.version == '0.4' else 'shards'} and the metadata",
             f"Tasks    {sum(self.tasks.values())}: {stages}",
             f"Graph    {size_in_words(self.graph_bytes)} in all, the largest task "
             f"{size_in_words(self.task_bytes)}, {IN_FLIGHT} per thread at a time",

@@ -15,7 +15,7 @@ from mosaicreg.geometry import Box, bounding_box
 from mosaicreg.layout import Layout, layout_from_columns, misfits
 from mosaicreg.mosaic import Mosaic, as_names
 from mosaicreg.objects import AnyPath, as_path
-from mosaicreg.omezarr import read_facts, read_table
+from mosaicreg.omezarr import is_zarr, ome_of, read_facts, read_table
 from mosaicreg.opening import PATH_COLUMN
 from mosaicreg.pairs import Pairs
 from mosaicreg.source import FileSource
@@ -57,7 +57,7 @@ def read_archive(place: Place) -> Archive:
     import zarr
 
     store = open_store(place)
-    if store.read("zarr.json") is None:
+    if not is_zarr(store):
         raise InputError(f"{store} is not an OME-Zarr archive of mosaicreg")
     root = zarr.open_group(store.zarr(read_only=True), mode="r")
     tiles = read_table(store, "tiles")
@@ -67,7 +67,7 @@ def read_archive(place: Place) -> Archive:
             "write_ome_zarr(..., layout=layout)"
         )
     levels: list[Any] = [root[key] for key in sorted(root.array_keys(), key=int)]
-    ome: Any = root.attrs["ome"]
+    ome = ome_of(root)
     facts = read_facts(store)
     mosaic = _tiles(store, levels[0], ome, tiles, facts)
     layout = layout_from_columns(mosaic, {k: v.tolist() for k, v in tiles.items()})
@@ -115,7 +115,7 @@ def _tiles(
         positions=np.stack([tiles["y"], tiles["x"]], axis=1),
         shapes=np.stack([tiles.get(key, np.ones(n)) for key in ("height", "width")], axis=1),
         source=source,
-        axes="".join(finest.metadata.dimension_names),
+        axes="".join(axis["name"] for axis in image["axes"]),
         pixel_size=(scale[-2], scale[-1]) if "unit" in image["axes"][-1] else None,
         channels=tuple(str(c.get("label", "")) for c in channels),
         origin=f"from {store.name}",

@@ -57,6 +57,8 @@ class Store(Protocol):
         """Remove all objects below ``prefix``."""
 
 
+ZARR_2 = (".zgroup", ".zarray", ".zattrs", ".zmetadata")
+"""Metadata of zarr v2: hidden files, and whole ones."""
 Place = str | Path | ObjectPath | Store
 """What `open_store` takes."""
 
@@ -115,13 +117,13 @@ class Folder:
         top = self.path / prefix
         for folder, _, files in os.walk(top):
             base = Path(folder).relative_to(self.path).as_posix()
-            yield from (f"{base}/{f}" for f in files if not f.startswith("."))
+            yield from (f"{base}/{f}" for f in files if not _is_half_written(f))
 
     def tidy(self, prefix: str) -> None:
         """Delete the hidden files that `write` and zarr write beside."""
         for folder, _, files in os.walk(self.path / prefix):
             for name in files:
-                if name.startswith(".") or name.endswith(".partial"):
+                if _is_half_written(name):
                     (Path(folder) / name).unlink(missing_ok=True)
 
     def clear(self, prefix: str = "") -> None:
@@ -129,6 +131,11 @@ class Folder:
         path = self.path / prefix
         if path.is_dir():
             shutil.rmtree(path)
+
+
+def _is_half_written(name: str) -> bool:
+    """Whether a file is one that `Folder.write` or zarr writes beside."""
+    return name.endswith(".partial") or (name.startswith(".") and name not in ZARR_2)
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,8 @@ from mosaicreg.journal import Journal
 from mosaicreg.layout import Layout, layout_from_columns
 from mosaicreg.mosaic import Mosaic
 from mosaicreg.objects import AnyPath, as_path
-from mosaicreg.omezarr import Pyramid, Receipt, check_shards, read_facts, read_table
+from mosaicreg.omezarr import Pyramid, Version, ome_of, read_facts, read_table
+from mosaicreg.shards import Receipt, check_shards, shard_shape
 from mosaicreg.source import FileSource
 from mosaicreg.store import Folder, Place, Store, open_store
 
@@ -201,7 +202,7 @@ def _open(store: Store) -> Any:
         root = zarr.open_group(store.zarr(read_only=True), mode="r")
     except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{store}: not a zarr archive that can be opened ({error})") from None
-    if "ome" not in root.attrs or "mosaicreg" not in root:
+    if not {"ome", "multiscales"} & root.attrs.keys() or "mosaicreg" not in root:
         raise InputError(f"{store}: not an archive of mosaicreg")
     return root
 
@@ -213,14 +214,20 @@ def _plan_of(root: Any, levels: list[Any] | None = None) -> Pyramid:
     """What the archive should be, told by its finest level and its first words."""
     levels = levels or [root[key] for key in sorted(root.array_keys(), key=int)]
     finest = levels[0]
+    names = getattr(finest.metadata, "dimension_names", None)
     return Pyramid(
         shape=tuple(finest.shape),
         dtype=finest.dtype,
-        axes="".join(finest.metadata.dimension_names or ()),
+        axes="".join(names or finest.attrs.get("_ARRAY_DIMENSIONS", ())),
         chunk=tuple(finest.chunks[-2:]),
-        shard=tuple((finest.shards or finest.chunks)[-2:]),
+        shard=shard_shape(finest),
         levels=len(levels),
+        version=_version(root),
     )
+
+
+def _version(root: Any) -> Version:
+    return "0.4" if root.metadata.zarr_format == 2 else "0.5"
 
 
 def _metadata_check(
@@ -231,6 +238,7 @@ def _metadata_check(
     facts: Mapping[str, Any],
 ) -> Check:
     import yaozarrs
+    import yaozarrs.v04
     import yaozarrs.v05
 
     problems: list[str] = []
@@ -240,7 +248,8 @@ def _metadata_check(
         if isinstance(store, Folder):
             yaozarrs.validate_zarr_store(str(store.path))
         else:
-            yaozarrs.v05.Image.model_validate(root.attrs["ome"])
+            kind = yaozarrs.v05.Image if _version(root) == "0.5" else yaozarrs.v04.Image
+            kind.model_validate(ome_of(root))
     except Exception as error:  # whatever the validator raises is its verdict
         problems.append(f"not valid OME-Zarr: {str(error).strip().splitlines()[0]}")
     plan = _plan_of(root, levels)
@@ -251,7 +260,7 @@ def _metadata_check(
     except (KeyError, IndexError, TypeError) as error:
         problems.append(f"OME metadata is incomplete: {type(error).__name__} {error}")
     shape = " x ".join(map(str, plan.shape))
-    finding = f"OME-Zarr {plan.dtype} {plan.axes} {shape}, {len(levels)} levels"
+    finding = f"OME-Zarr {plan.version} {plan.dtype} {plan.axes} {shape}, {len(levels)} levels"
     if "version" in facts:
         finding += f", by mosaicreg {facts['version']}"
     return Check("metadata", finding, tuple(problems))
@@ -259,7 +268,7 @@ def _metadata_check(
 
 def _level_problems(root: Any, levels: list[Any], plan: Pyramid) -> Iterable[str]:
     """What is wrong with the levels' shapes, types, cuts, scales and translations."""
-    scales = root.attrs["ome"]["multiscales"][0]
+    scales = ome_of(root)["multiscales"][0]
     sets = scales["datasets"]
     if [d["path"] for d in sets] != [str(k) for k in range(len(levels))]:
         yield f"the metadata names levels {[d['path'] for d in sets]}, there are {len(levels)}"
@@ -273,7 +282,7 @@ def _level_problems(root: Any, levels: list[Any], plan: Pyramid) -> Iterable[str
             yield f"level {k} has shape {tuple(level.shape)} where {shape} is due"
         if level.dtype != plan.dtype:
             yield f"level {k} holds {level.dtype}, level 0 {plan.dtype}"
-        cut = (tuple(level.chunks[-2:]), tuple((level.shards or level.chunks)[-2:]))
+        cut = (tuple(level.chunks[-2:]), shard_shape(level))
         if cut != (plan.chunk, plan.shard):
             yield f"level {k} has chunks and shards of {cut}, level 0 {plan.chunk, plan.shard}"
         moves = {t["type"]: np.array(t[t["type"]]) for t in told["coordinateTransformations"]}
@@ -293,7 +302,7 @@ def _carried_problems(root: Any, plan: Pyramid, mosaic: Mosaic) -> Iterable[str]
             f"tiles are {mosaic.dtype} {mosaic.axes} {mosaic.leading}, the archive "
             f"{plan.dtype} {plan.axes} {plan.shape[:-2]}"
         )
-    ome = root.attrs["ome"]
+    ome = ome_of(root)
     sets = ome["multiscales"][0]["datasets"]
     size = tuple(sets[0]["coordinateTransformations"][0]["scale"][-2:])
     if mosaic.pixel_size is not None and not np.allclose(size, mosaic.pixel_size):

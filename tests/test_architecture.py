@@ -52,6 +52,7 @@ FLOORS = (
         "source",
         "irtools",
         "mosaicfile",
+        "shards",
         "omezarr",
     ),
     (

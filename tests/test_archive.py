@@ -17,7 +17,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from mosaicreg import InputError, Mosaic, assemble, register, solve_layout, write_ome_zarr
-from mosaicreg.omezarr import Pyramid, halve, read_facts, read_table, write_shard
+from mosaicreg.inspection import describe
+from mosaicreg.omezarr import Pyramid, ome_of, read_facts, read_table
+from mosaicreg.reopening import read_archive
+from mosaicreg.shards import halve, write_shard
 
 
 def content(path: Path) -> dict[str, str]:
@@ -34,16 +37,27 @@ def image(shape: tuple[int, ...] = (300, 500), dtype: str = "uint16", chunk: int
     return da.from_array(rng.integers(0, 999, shape).astype(dtype), chunks=chunk)
 
 
-@pytest.fixture(scope="module")
-def archive(tmp_path_factory, acquisition) -> Path:
+@pytest.fixture(scope="module", params=["0.5", "0.4"])
+def archive(request, tmp_path_factory, acquisition) -> Path:
     path = tmp_path_factory.mktemp("archive") / "käse.ome.zarr"
     mosaic = acquisition.mosaic
     layout = solve_layout(mosaic, register(mosaic))
     picture = assemble(mosaic, layout, block=256)
     facts = {"version": "1", "options": {"blend": "linear"}}
     return write_ome_zarr(
-        picture, path, mosaic=mosaic, layout=layout, chunk=64, shard=256, provenance=facts
+        picture,
+        path,
+        mosaic=mosaic,
+        layout=layout,
+        chunk=64,
+        shard=256,
+        provenance=facts,
+        ome_version=request.param,
     )
+
+
+def version_of(archive: Path) -> str:
+    return "0.5" if (archive / "zarr.json").exists() else "0.4"
 
 
 # --- valid for others ----------------------------------------------------------------------------
@@ -56,10 +70,12 @@ def test_yaozarrs_finds_nothing_wrong(archive) -> None:
 
 
 def test_ome_zarr_models_finds_nothing_wrong(archive) -> None:
-    from ome_zarr_models.v05 import Image
+    from ome_zarr_models import open_ome_zarr
 
-    checked = Image.from_zarr(zarr.open_group(str(archive), mode="r"))
-    assert len(checked.ome_attributes.multiscales[0].datasets) == 5
+    checked = open_ome_zarr(zarr.open_group(str(archive), mode="r"))
+    assert type(checked).__module__.split(".")[1] == f"v{version_of(archive).replace('.', '')}"
+    text = checked.model_dump_json(exclude_none=True)
+    assert all(f'"path":"{k}"' in text for k in range(5))
 
 
 @pytest.mark.parametrize("schema", ["image.schema", "strict_image.schema"])
@@ -68,12 +84,16 @@ def test_the_ngff_schemas_accept_it(schema, archive, data) -> None:
     from referencing import Registry
     from referencing.jsonschema import DRAFT202012
 
-    folder = data / "ngff_conformance" / "v0.5" / "schemas"
+    version = version_of(archive)
+    folder = data / "ngff_conformance" / f"v{version}" / "schemas"
     schemas = {p.stem: json.loads(p.read_text()) for p in folder.glob("*.schema")}
     registry = Registry().with_resources(
         (s["$id"], DRAFT202012.create_resource(s)) for s in schemas.values() if "$id" in s
     )
-    attributes = json.loads((archive / "zarr.json").read_text())["attributes"]
+    if version == "0.5":
+        attributes = json.loads((archive / "zarr.json").read_text())["attributes"]
+    else:
+        attributes = json.loads((archive / ".zattrs").read_text())
     Draft202012Validator(schemas[Path(schema).stem], registry=registry).validate(attributes)
 
 
@@ -96,8 +116,7 @@ def test_each_level_is_the_mean_of_the_one_before(archive) -> None:
 
 
 def test_scale_translation_and_axes_are_physical(archive) -> None:
-    ome = zarr.open_group(str(archive), mode="r").attrs["ome"]
-    image = ome["multiscales"][0]
+    image = ome_of(zarr.open_group(str(archive), mode="r"))["multiscales"][0]
     assert [(a["name"], a["type"], a["unit"]) for a in image["axes"]] == [
         ("y", "space", "micrometer"),
         ("x", "space", "micrometer"),
@@ -117,6 +136,16 @@ def test_layout_pairs_and_provenance_are_inside(archive, acquisition) -> None:
     assert set(pairs["status"].tolist()) == {"accepted"}
     assert len(pairs["fixed"]) == 17
     assert read_facts(archive) == {"version": "1", "options": {"blend": "linear"}}
+
+
+def test_it_is_opened_again(archive, acquisition) -> None:
+    opened = read_archive(archive)
+    assert opened.mosaic.axes == "yx"
+    assert opened.mosaic.pixel_size == (0.5, 0.5)
+    assert opened.layout.counts["measured"] == len(acquisition.names)
+    facts = describe(archive)
+    assert (facts["OME-Zarr"], facts["chunk (y, x)"]) == (version_of(archive), [64, 64])
+    assert facts["shard (y, x)"] == [256, 256]
 
 
 # --- planning ------------------------------------------------------------------------------------
@@ -183,6 +212,42 @@ def test_worker_processes_write_the_same_bytes(tmp_path) -> None:
     with dask.config.set(scheduler="processes", num_workers=2):
         write_ome_zarr(image(), tmp_path / "b" / "x.ome.zarr", chunk=32, shard=128)
     assert content(tmp_path / "a" / "x.ome.zarr") == content(tmp_path / "b" / "x.ome.zarr")
+
+
+@pytest.mark.parametrize("shape", [(300, 500), (2, 130, 70)])
+def test_version_04_has_a_file_per_chunk(shape, tmp_path) -> None:
+    pixels = image(shape)
+    path = write_ome_zarr(pixels, tmp_path / "a.ome.zarr", chunk=32, shard=128, ome_version="0.4")
+    level = zarr.open_array(str(path / "0"), mode="r")
+    assert (level.metadata.zarr_format, level.chunks[-2:]) == (2, (32, 32))
+    assert level.attrs["_ARRAY_DIMENSIONS"] == list("cyx"[-len(shape) :])
+    np.testing.assert_array_equal(level[:], pixels.compute())
+    chunks = [n // 32 + (n % 32 > 0) for n in shape[-2:]]
+    found = [p.relative_to(path / "0").as_posix() for p in (path / "0").rglob("[0-9]*")]
+    files = {f for f in found if (path / "0" / f).is_file()}
+    planes = [(*plane, y, x) for plane in np.ndindex(*shape[:-2]) for y, x in np.ndindex(*chunks)]
+    assert files == {"/".join(map(str, at)) for at in planes}
+    assert not list(path.rglob("zarr.json"))
+
+
+def test_an_archive_of_the_other_version_is_turned_into_this_one(tmp_path) -> None:
+    """Nothing of the old one stays but the journal's log, so no reader sees two at once."""
+    plain: dict[str, set[str]] = {}
+    for version in ("0.5", "0.4"):
+        path = tmp_path / version
+        write_ome_zarr(image(), path, chunk=64, shard=128, ome_version=version)
+        plain[version] = set(content(path))
+    for version in ("0.4", "0.5"):
+        path = tmp_path / ("0.4" if version == "0.5" else "0.5")
+        write_ome_zarr(image(), path, chunk=64, shard=128, ome_version=version, overwrite=True)
+        assert set(content(path)) == plain[version]
+        root = zarr.open_group(str(path), mode="r")
+        np.testing.assert_array_equal(root["0"][:], image().compute())
+
+
+def test_other_versions_are_not_written(tmp_path) -> None:
+    with pytest.raises(InputError, match=r"OME-Zarr is written as 0.4 or 0.5, not '0.3'"):
+        write_ome_zarr(image(), tmp_path / "a", ome_version="0.3")
 
 
 def test_half_a_shard_is_never_written(tmp_path) -> None:

@@ -34,17 +34,20 @@ def mosaic_of(folder, side: int, tile: int = 128) -> Mosaic:
     return Mosaic(as_names(names), places, np.full((len(names), 2), tile), source)
 
 
-def plan_of(mosaic: Mosaic, shard: int = 4096, chunk: int = 512, **options) -> JobPlan:
+def plan_of(
+    mosaic: Mosaic, shard: int = 4096, chunk: int = 512, version: str = "0.5", **options
+) -> JobPlan:
     image = assemble(mosaic, stage_layout(mosaic))
     pyramid = Pyramid.plan(
-        image.shape, image.dtype, "yx", shard=(shard, shard), chunk=(chunk, chunk)
+        image.shape, image.dtype, "yx", shard=(shard, shard), chunk=(chunk, chunk), version=version
     )
     return plan_job(mosaic, recipe_of(image), pyramid, mosaic.neighbours(), **options)
 
 
-def test_counts_are_those_of_the_run(tmp_path) -> None:
+@pytest.mark.parametrize("version", ["0.5", "0.4"])
+def test_counts_are_those_of_the_run(version, tmp_path) -> None:
     mosaic = mosaic_of(tmp_path / "tiles", 6)
-    plan = plan_of(mosaic, 256, 64)
+    plan = plan_of(mosaic, 256, 64, version=version)
     said: dict[str, int] = {}
 
     def report(stage: str, done: int, total: int) -> None:
@@ -53,11 +56,13 @@ def test_counts_are_those_of_the_run(tmp_path) -> None:
     pairs = register(mosaic, progress=report)
     image = assemble(mosaic, stage_layout(mosaic))
     path = tmp_path / "out.ome.zarr"
-    write_ome_zarr(image, path, shard=256, chunk=64, progress=report)
+    write_ome_zarr(image, path, shard=256, chunk=64, progress=report, ome_version=version)
     assert dict(plan.tasks) == said
     assert (plan.tiles, plan.pairs) == (36, len(pairs))
-    shards = [p for p in path.glob("[0-9]*/c/**/*") if p.is_file()]
-    assert plan.shards == len(shards)
+    every = [p for p in path.glob("[0-9]*/**/*") if p.is_file()]
+    pixels = [p for p in every if p.name.isdigit()]
+    assert plan.pixel_files == len(pixels)
+    assert (plan.shards == len(pixels)) == (version == "0.5")
     assert len([p for p in path.rglob("*") if p.is_file()]) <= plan.files
     assert plan.pyramid.shape == image.shape
 

@@ -24,9 +24,9 @@ pytestmark = [
 SIZE = 0.5
 
 
-@pytest.fixture(scope="module", params=["0.5", "0.4"])
+@pytest.fixture(scope="module", params=["0.5", "0.4", "exported as 0.4"])
 def archive(request, tmp_path_factory) -> Path:
-    """Two channels of a stitched mosaic with pyramid, as both versions of OME-Zarr."""
+    """Two channels of a mosaic with pyramid, as both versions of OME-Zarr."""
     from mosaicreg import Mosaic, assemble, write_ome_zarr
     from mosaicreg.export import write_version_04
     from mosaicreg.layout import stage_layout
@@ -39,8 +39,11 @@ def archive(request, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("readers")
     path = folder / "mosaic.ome.zarr"
     image = assemble(mosaic, layout)
-    write_ome_zarr(image, path, mosaic=mosaic, layout=layout, chunk=128, shard=256)
-    if request.param == "0.4":
+    version = "0.4" if request.param == "0.4" else "0.5"
+    write_ome_zarr(
+        image, path, mosaic=mosaic, layout=layout, chunk=128, shard=256, ome_version=version
+    )
+    if request.param.startswith("exported"):
         write_version_04(path, folder / "older.ome.zarr", chunk=128)
         path = folder / "older.ome.zarr"
     return path

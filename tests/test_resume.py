@@ -495,6 +495,30 @@ def test_a_finished_mosaic_is_mended_when_asked(tiles, undisturbed, tmp_path) ->
     assert pixels(path) == pixels(undisturbed)
 
 
+def test_version_04_is_resumed_mended_and_turned_into_05(tiles, undisturbed, tmp_path) -> None:
+    """A task and its entry are as many chunks as a shard has; each is a file of its own."""
+    path, options = tmp_path / "out.ome.zarr", ("--ome-version", "0.4")
+    assert stitch(tiles, path, *options).exit_code == 0
+    before = pixels(path)
+    assert len(before) > 4 * SHARDS
+    assert "Nothing to do" in stitch(tiles, path, *options).stdout
+    assert entered(path) == SHARDS
+    chunks = [path / "0" / name for name in ("0/0", "5/6", "5/7")]  # of two shards
+    chunks[0].write_bytes(chunks[0].read_bytes()[:-1])
+    chunks[1].unlink()
+    chunks[2].write_bytes(b"other")
+    (path / "0" / "0" / ".7.abc123").write_bytes(b"half")
+    mended = stitch(tiles, path, *options, "--repair")
+    assert mended.exit_code == 0, mended.output
+    assert did(mended)["write"] == 2
+    assert pixels(path) == before
+    assert not (path / "0" / "0" / ".7.abc123").exists()
+    newer = stitch(tiles, path, "--overwrite")
+    assert newer.exit_code == 0
+    assert "register" not in did(newer)
+    assert pixels(path) == pixels(undisturbed)
+
+
 def test_readers_of_zarr_see_a_clean_archive(undisturbed) -> None:
     root = zarr.open_group(str(undisturbed), mode="r")
     # Warnings are errors here: zarr warns of whatever it does not know.
@@ -548,16 +572,20 @@ def goes_on(path: Path, before: tuple[int, int], after: dict[str, int]) -> None:
     assert pixels(path)
 
 
-def test_killed_clients(tiles, undisturbed, tmp_path) -> None:
-    path = tmp_path / "out.ome.zarr"
+@pytest.mark.parametrize("version", ["0.5", "0.4"])
+def test_killed_clients(version, tiles, undisturbed, tmp_path) -> None:
+    path, options = tmp_path / "out.ome.zarr", ("--ome-version", version)
+    if version == "0.4":
+        undisturbed = tmp_path / "undisturbed.ome.zarr"
+        assert stitch(tiles, undisturbed, *options).exit_code == 0
     rng = random.Random(1)
     for _ in range(KILLS):
         start = log_entries(path)
-        with running(tiles, path) as child:
+        with running(tiles, path, *options) as child:
             moment = start + rng.randrange(1, (SHARDS + LEVEL_1) // KILLS)
             wait_for(lambda m=moment: log_entries(path) >= m, child)
     held = entered(path), entered(path, 1)
-    last = stitch(tiles, path)
+    last = stitch(tiles, path, *options)
     assert last.exit_code == 0
     goes_on(path, held, did(last))
     assert pixels(path) == pixels(undisturbed)

@@ -141,6 +141,17 @@ def test_a_shard_with_one_flipped_bit_does_not_decode(tmp_path) -> None:
     assert "level 0, y 0-64, x 64-106 cannot be decoded" in problems(found)
 
 
+def test_version_04_is_checked_chunk_by_chunk(tmp_path) -> None:
+    mosaic, path = written(tmp_path / "a.ome.zarr", 300, 20, ome_version="0.4")
+    image = assemble(mosaic, stage_layout(mosaic), block=64)
+    found = verify(path, image, mosaic=mosaic)
+    assert found.passed, str(found)
+    assert "OME-Zarr 0.4" in str(found)
+    (path / "0" / "1" / "2").unlink()
+    lost = verify(path, image, mosaic=mosaic)
+    assert verdicts(lost)["checksums"] == verdicts(lost)["pixels"] == "FAILED"
+
+
 def test_a_shard_cut_short_does_not_decode(tmp_path) -> None:
     _, path = written(tmp_path / "a.ome.zarr", 150, 15)
     target = shards(path, 1)[0]

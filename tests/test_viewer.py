@@ -21,7 +21,7 @@ from mosaicreg import InputError, Mosaic, assemble, register, solve_layout, writ
 from mosaicreg.layout import stage_layout
 from mosaicreg.layoutfile import save_layout
 from mosaicreg.objects import as_path
-from mosaicreg.omezarr import halve
+from mosaicreg.shards import halve
 from mosaicreg.viewer import ondemand
 from mosaicreg.viewer.ondemand import OnDemand
 from mosaicreg.viewer.serving import PAGE, serving

@@ -30,7 +30,9 @@ NOT_THE_JOB = frozenset(
      "layout_out", "report", "max_doubtful")
 )  # fmt: skip
 """Options that do not change what is in the archive. All others make another job."""
-AFTER_LAYOUT = frozenset(("blend", "interpolation", "fill", "chunk", "shard", "no_pyramid"))
+AFTER_LAYOUT = frozenset(
+    ("blend", "interpolation", "fill", "chunk", "shard", "ome_version", "no_pyramid")
+)
 """Options that change the archive, but not the layout."""
 
 
@@ -269,6 +271,7 @@ def planned(
         shard=options["shard"],
         pyramid=not options["no_pyramid"],
         name=output,
+        version=options["ome_version"],
     )
     return plan_job(
         mosaic,
@@ -342,6 +345,7 @@ def assemble_archive(
         chunk=options["chunk"],
         shard=options["shard"],
         pyramid=not options["no_pyramid"],
+        ome_version=options["ome_version"],
         repair=options["repair"],
         provenance=provenance,
         progress=progress,

@@ -107,6 +107,7 @@ def transform(stos: Path, output: Path, **options: Any) -> None:
                 chunk=options["chunk"],
                 shard=options["shard"],
                 pyramid=not options["no_pyramid"],
+                ome_version=options["ome_version"],
                 overwrite=options["overwrite"],
                 repair=options["repair"],
                 provenance={

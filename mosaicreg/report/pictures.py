@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from mosaicreg.geometry import Box
 from mosaicreg.imagefile import write_png
+from mosaicreg.omezarr import ome_of
 from mosaicreg.store import Place, open_store
 
 PREVIEW_SIDE = 1600
@@ -23,7 +24,7 @@ def write_preview(archive: Place, path: Path) -> None:
 
     root = zarr.open_group(open_store(archive).zarr(read_only=True), mode="r")
     levels: list[Any] = [root[key] for key in sorted(root.array_keys(), key=int)]
-    write_png(path, overview(levels, root.attrs["ome"]))
+    write_png(path, overview(levels, ome_of(root)))
 
 
 def overview(levels: Sequence[Any], ome: Any) -> NDArray[np.uint8]:
@@ -40,7 +41,7 @@ def overview(levels: Sequence[Any], ome: Any) -> NDArray[np.uint8]:
     """
     level = next((a for a in levels if max(a.shape[-2:]) <= PREVIEW_SIDE), levels[-1])
     step = -(-max(level.shape[-2:]) // PREVIEW_SIDE)
-    axes = list(level.metadata.dimension_names)
+    axes = [axis["name"] for axis in ome["multiscales"][0]["axes"]]
     fixed = {"t": 0, "z": level.shape[axes.index("z")] // 2 if "z" in axes else 0}
     channels = ome.get("omero", {}).get("channels", ())
     if not channels:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mosaicreg import omezarr
+from mosaicreg import omezarr, shards
 from mosaicreg.archive import store_layout
 from mosaicreg.assembly import assemble
 from mosaicreg.layout import Layout
@@ -95,7 +95,7 @@ class OnDemand:
             for y in range(2 * row, min(2 * row + 2, rows)):
                 for x in range(2 * col, min(2 * col + 2, cols)):
                     self._make(level - 1, plane, y, x)
-            omezarr.reduce_shard(self.folder, level, plane, self.plan.grid(level).box(row, col))
+            shards.reduce_shard(self.folder, level, plane, self.plan.grid(level).box(row, col))
             self._done.add((level, *plane, row, col))
 
     def _render(
@@ -118,7 +118,7 @@ class OnDemand:
                 pixels, at = block[inner], tuple(a + b for a, b in zip(lead, inner, strict=True))
                 for level in levels:
                     if level:
-                        pixels = omezarr.halve(pixels)
+                        pixels = shards.halve(pixels)
                     if level in wanted:
                         self._write(level, at, row * BLOCK >> level, col * BLOCK >> level, pixels)
 
@@ -131,7 +131,7 @@ class OnDemand:
             for x in range(0, width, CHUNK):
                 part = pixels[y : y + CHUNK, x : x + CHUNK]
                 at = (*plane, (y0 + y) // CHUNK, (x0 + x) // CHUNK)
-                omezarr.write_shard(self.folder, level, at, part)
+                shards.write_shard(self.folder, level, at, part)
                 self._done.add((level, *at))
 
     def _first(self, level: int, row: int, col: int) -> tuple[int, int]:
