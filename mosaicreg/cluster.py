@@ -224,6 +224,14 @@ def memory_here() -> int:
     return min(limit for limit in limits if limit > 0)
 
 
+def all_threads(count: int | None = None) -> int:
+    """Threads of all workers, or of this process where ``count`` does not say."""
+    from dask.system import CPU_COUNT
+
+    client = current_client()
+    return _threads(client) if client is not None else count or CPU_COUNT
+
+
 def _room(dask_worker: Any) -> tuple[int, int]:
     """On a worker; distributed fills in the argument of this name."""
     return dask_worker.memory_manager.memory_limit or memory_here(), dask_worker.state.nthreads

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -51,19 +51,24 @@ def check_turned(path: AnyPath) -> None:
         raise InputError(f"{path}: only .csv and .json layouts say how tiles are turned")
 
 
-def load_layout(path: AnyPath, need_tiles: bool = True) -> tuple[Mosaic, Layout]:
+def load_layout(
+    path: AnyPath,
+    need_tiles: bool = True,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> tuple[Mosaic, Layout]:
     """The tiles that a layout file names, at its positions, and the layout itself.
 
     Args:
         path: any format that `save_layout` writes.
         need_tiles: whether the tiles' files must be there; without them only a ``.json`` layout
             knows enough, and the mosaic cannot be read from.
+        progress: called with (stage, done, total) as headers are read.
 
     Raises:
         InputError: where the file, or the tiles that it names and that are needed, cannot be read.
     """
     table = read_positions(path)
-    mosaic = open_mosaic(path) if need_tiles else _without_tiles(path, table)
+    mosaic = open_mosaic(path, progress=progress) if need_tiles else _without_tiles(path, table)
     if mosaic.pixel_size is None and table.facts.get("pixel_size"):
         y, x = table.facts["pixel_size"]
         mosaic = replace(mosaic, pixel_size=(float(y), float(x)))

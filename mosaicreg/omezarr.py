@@ -140,6 +140,11 @@ class Pyramid:
         shape, cut = (self.shape, self.dtype.str, self.axes), (self.chunk, self.shard)
         return *shape, *cut, self.levels, self.version
 
+    @property
+    def zarr_format(self) -> Literal[2, 3]:
+        """Of the arrays."""
+        return 2 if self.version == "0.4" else 3
+
     def objects(self, level: int) -> int:
         """Files or objects that hold the pixels of a level, at most: nothing but fill has none."""
         if self.version == "0.5":
@@ -151,32 +156,37 @@ class Pyramid:
 def create(place: Place, pyramid: Pyramid) -> None:
     """Write all metadata and empty arrays of an archive; levels that are there already are lost."""
     import zarr
-    from zarr.codecs import BloscCodec
 
     store = open_store(place)
     for level in range(MOST_LEVELS):
         store.clear(str(level))
     _forget_other_version(store, pyramid.version)
-    older = pyramid.version == "0.4"
-    root = zarr.open_group(store.zarr(), mode="a", zarr_format=2 if older else 3)
+    root = zarr.open_group(store.zarr(), mode="a", zarr_format=pyramid.zarr_format)
     for level in range(pyramid.levels):
-        shape = (*pyramid.shape[:-2], *pyramid.plane(level))
-        if older:
-            array = create_version_2(root, level, shape, pyramid.dtype, pyramid.chunk, pyramid.axes)
-            array.attrs[BLOCK] = list(pyramid.shard)
-            continue
-        leading = (1,) * (len(pyramid.shape) - 2)
-        root.create_array(
-            str(level),
-            shape=shape,
-            dtype=pyramid.dtype,
-            chunks=(*leading, *pyramid.chunk),
-            shards=(*leading, *pyramid.shard),
-            compressors=BloscCodec(cname="zstd", clevel=1, shuffle="bitshuffle"),
-            dimension_names=list(pyramid.axes),
-            fill_value=0,
-        )
+        create_level(root, pyramid, level)
     describe(store, pyramid)
+
+
+def create_level(root: Any, pyramid: Pyramid, level: int) -> Any:
+    """An empty level in a group of zarr."""
+    from zarr.codecs import BloscCodec
+
+    shape = (*pyramid.shape[:-2], *pyramid.plane(level))
+    if pyramid.zarr_format == 2:
+        array = create_version_2(root, level, shape, pyramid.dtype, pyramid.chunk, pyramid.axes)
+        array.attrs[BLOCK] = list(pyramid.shard)
+        return array
+    leading = (1,) * (len(pyramid.shape) - 2)
+    return root.create_array(
+        str(level),
+        shape=shape,
+        dtype=pyramid.dtype,
+        chunks=(*leading, *pyramid.chunk),
+        shards=(*leading, *pyramid.shard),
+        compressors=BloscCodec(cname="zstd", clevel=1, shuffle="bitshuffle"),
+        dimension_names=list(pyramid.axes),
+        fill_value=0,
+    )
 
 
 def create_version_2(

@@ -7,7 +7,7 @@ import os
 import posixpath
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -61,6 +61,7 @@ def open_mosaic(
     overlap: float | tuple[float, float] | None = None,
     pixel_size: float | None = None,
     skip_bad_tiles: bool = False,
+    progress: Callable[[str, int, int], None] | None = None,
 ) -> Mosaic:
     """Open tiles without reading a pixel.
 
@@ -75,6 +76,7 @@ def open_mosaic(
         pixel_size: micrometre, of square pixels; goes before what the images say.
         skip_bad_tiles: leave out tiles whose files are unreadable or cut short;
             `Mosaic.skipped` says which and why.
+        progress: called with (stage, done, total) as headers are read.
 
     Raises:
         InputError: all problems found, together: unreadable or truncated files, mixed types or
@@ -93,7 +95,7 @@ def open_mosaic(
         if pattern is None:
             with gathered_into(errors):
                 found = _matched(found, as_path(positions) if positions else _position_file(found))
-    found, headers, skipped = _read_headers(found, skip_bad_tiles, errors)
+    found, headers, skipped = _read_headers(found, skip_bad_tiles, errors, progress)
     with gathered_into(errors):
         _check_alike(found.files, headers)
     if errors:
@@ -310,7 +312,10 @@ def _short_names(files: list[str]) -> list[str]:
 
 
 def _read_headers(
-    found: _Found, skip_bad: bool, errors: list[InputError]
+    found: _Found,
+    skip_bad: bool,
+    errors: list[InputError],
+    progress: Callable[[str, int, int], None] | None,
 ) -> tuple[_Found, list[Header], tuple[str, ...]]:
     """The files that can be read, their headers, and why others are left out.
 
@@ -331,7 +336,8 @@ def _read_headers(
     with ThreadPoolExecutor(threads) as pool:
         some = 1 if threads == OBJECT_THREADS else HEADERS_TOGETHER
         parts = (found.files[k : k + some] for k in range(0, len(found.files), some))
-        results = [r for part in pool.map(attempts, parts) for r in part]
+        read = (r for part in pool.map(attempts, parts) for r in part)
+        results = list(_told(read, len(found.files), progress))
     headers = [r for r in results if isinstance(r, Header)]
     problems = tuple(str(r) for r in results if isinstance(r, ImageError))
     if problems and not (skip_bad and headers):
@@ -343,6 +349,21 @@ def _read_headers(
     if table is not None:
         table = PositionTable([table.names[k] for k in kept], table.positions[kept])
     return replace(found, files=[found.files[k] for k in kept], table=table), headers, problems
+
+
+def _told(
+    items: Iterable[Header | ImageError],
+    total: int,
+    progress: Callable[[str, int, int], None] | None,
+) -> Iterator[Header | ImageError]:
+    """The items as they come; progress is told of some of them."""
+    every = max(1, total // 500)
+    if progress is not None:
+        progress("headers", 0, total)
+    for count, item in enumerate(items, 1):
+        yield item
+        if progress is not None and (count % every == 0 or count == total):
+            progress("headers", count, total)
 
 
 def _check_alike(files: list[str], headers: list[Header]) -> None:

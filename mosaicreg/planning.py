@@ -1,4 +1,4 @@
-"""What a job will take, from plain numbers: nothing is read and nothing is computed.
+"""What a job will take, from plain numbers; how long, from a sample (`mosaicreg.timing`).
 
 Memory is that of one worker process: the program itself, and for each of its threads the most that
 one task of any stage holds at a time, as a sum of named terms. No term grows with the number of
@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import pickle
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from mosaicreg.mosaic import Mosaic
 from mosaicreg.omezarr import Pyramid
 from mosaicreg.registration import batches_of, task_of
 from mosaicreg.render import STRIP
+from mosaicreg.timing import Seconds
 
 PROGRAM = 200_000_000
 """Bytes of a worker process that has loaded everything and done nothing."""
@@ -51,6 +52,8 @@ class JobPlan:
         memory: bytes of one task of each stage, by term.
         threads: of each worker process.
         limit: bytes that a worker process may use, where known.
+        seconds: of CPU for each stage, by term; {} where not predicted.
+        all_threads: of all workers.
     """
 
     tiles: int
@@ -62,6 +65,20 @@ class JobPlan:
     memory: Mapping[str, Terms]
     threads: int = 1
     limit: int | None = None
+    seconds: Seconds = field(default_factory=dict)
+    all_threads: int = 1
+
+    @property
+    def cpu_seconds(self) -> float:
+        """Of all stages."""
+        return sum(sum(terms.values()) for terms in self.seconds.values())
+
+    def wall_seconds(self) -> dict[str, float]:
+        """Seconds of each stage when all threads that have a task are busy."""
+        return {
+            stage: sum(terms.values()) / max(1, min(self.all_threads, self.tasks.get(stage, 1)))
+            for stage, terms in self.seconds.items()
+        }
 
     @property
     def output_bytes(self) -> int:
@@ -107,6 +124,9 @@ class JobPlan:
             "worker_memory": self.worker_memory,
             "worker_limit": self.limit,
             "fits": self.fits,
+            "cpu_seconds": {stage: dict(terms) for stage, terms in self.seconds.items()},
+            "wall_seconds": self.wall_seconds(),
+            "threads": self.all_threads,
         }
 
     @property
@@ -138,6 +158,15 @@ class JobPlan:
         for stage, terms in self.memory.items():
             told = " + ".join(f"{name} {size_in_words(n)}" for name, n in terms.items())
             lines.append(f"           {stage}: {size_in_words(sum(terms.values()))} = {told}")
+        if self.seconds:
+            shared = f"{self.all_threads} thread{'s' * (self.all_threads > 1)}"
+            lines.append(
+                f"Time     about {time_in_words(sum(self.wall_seconds().values()))} on {shared}, "
+                f"{time_in_words(self.cpu_seconds)} of CPU, from a sample of these tiles:"
+            )
+            for stage, costs in self.seconds.items():
+                told = " + ".join(f"{name} {time_in_words(s)}" for name, s in costs.items())
+                lines.append(f"           {stage}: {time_in_words(sum(costs.values()))} = {told}")
         if self.limit is not None:
             lines.append(
                 f"Limit    {size_in_words(self.limit)}: {'fits' if self.fits else 'too small'}"
@@ -295,6 +324,14 @@ def _spread(items: Any) -> list[Any]:
 
 def _pickled(value: Any) -> int:
     return len(pickle.dumps(value))
+
+
+def time_in_words(seconds: float) -> str:
+    """Seconds for people."""
+    if seconds < 120:
+        return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes = seconds / 60
+    return f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.3g} h"
 
 
 def size_in_words(count: float) -> str:

@@ -60,7 +60,9 @@ class Pace:
 
 
 @contextmanager
-def show_progress(quiet: bool = False, log: Log | None = None) -> Iterator[Reporter]:
+def show_progress(
+    quiet: bool = False, log: Log | None = None, after: float = 0.0
+) -> Iterator[Reporter]:
     """A function that takes (stage, done, total) and shows it, where people look.
 
     Pass it on: ``with show_progress() as progress: register(mosaic, progress=progress)``.
@@ -68,8 +70,9 @@ def show_progress(quiet: bool = False, log: Log | None = None) -> Iterator[Repor
     Args:
         quiet: show nothing.
         log: where it is written too.
+        after: nothing is told of stages that take less than so many seconds.
     """
-    report = Reporter()
+    report = Reporter(after=after)
     sinks = report.sinks
     if log is not None:
         sinks.append(_every(LINE_EVERY, log.pace))
@@ -114,8 +117,12 @@ class Log:
 
 
 @contextmanager
-def open_log(path: Path | None) -> Iterator[Log | None]:
+def open_log(path: Path | None, ends: bool = True) -> Iterator[Log | None]:
     """A log that is appended to; None for no path. What ends the work early is written too.
+
+    Args:
+        path: of the log.
+        ends: whether the end of this is the end of the work.
 
     Raises:
         InputError: where the file cannot be written.
@@ -135,7 +142,8 @@ def open_log(path: Path | None) -> Iterator[Log | None]:
             words = str(error) or type(error).__name__
             log.write("error", kind=type(error).__name__, message=words)
             raise
-        log.write("end")
+        if ends:
+            log.write("end")
 
 
 def clock(seconds: float) -> str:
@@ -152,11 +160,15 @@ class Reporter:
 
     Args:
         sinks: told the pace.
+        after: stages are told of once they have taken so many seconds.
         seconds: from the start of each stage to what was last heard of it.
+        totals: how many tasks each stage has.
     """
 
     sinks: list[Callable[[Pace], None]] = field(default_factory=list)
+    after: float = 0.0
     seconds: dict[str, float] = field(default_factory=dict)
+    totals: dict[str, int] = field(default_factory=dict)
     _started: dict[str, float] = field(default_factory=dict)
 
     def __call__(self, stage: str, done: int, total: int) -> None:
@@ -165,8 +177,8 @@ class Reporter:
         if done == 0:
             self._started[stage] = now
         seconds = now - self._started.setdefault(stage, now)
-        self.seconds[stage] = seconds
-        for sink in self.sinks:
+        self.seconds[stage], self.totals[stage] = seconds, total
+        for sink in self.sinks if seconds >= self.after else ():
             sink(Pace(stage, done, total, seconds))
 
 
@@ -201,16 +213,22 @@ def _bars() -> Iterator[Callable[[Pace], None]]:
         TextColumn("{task.fields[rate]:>9}"),
         TimeRemainingColumn(elapsed_when_finished=True),
     )
-    with Bars(*columns, console=Console(stderr=True)) as bars:
-        rows: dict[str, Any] = {}
+    bars = Bars(*columns, console=Console(stderr=True))
+    rows: dict[str, Any] = {}
 
-        def show(pace: Pace) -> None:
-            if pace.stage not in rows:
-                rows[pace.stage] = bars.add_task(pace.stage, total=pace.total, rate="")
-            rate = f"{pace.rate:.3g}/s" if pace.rate > 0 else ""
-            bars.update(rows[pace.stage], completed=pace.done, total=pace.total, rate=rate)
+    def show(pace: Pace) -> None:
+        if not rows:
+            bars.start()  # before there is anything to show it would leave an empty line
+        if pace.stage not in rows:
+            rows[pace.stage] = bars.add_task(pace.stage, total=pace.total, rate="")
+        rate = f"{pace.rate:.3g}/s" if pace.rate > 0 else ""
+        bars.update(rows[pace.stage], completed=pace.done, total=pace.total, rate=rate)
 
+    try:
         yield show
+    finally:
+        if rows:
+            bars.stop()
 
 
 def _in_notebook() -> bool:
@@ -226,12 +244,16 @@ def _table() -> Callable[[Pace], None]:
     """A table below the notebook's cell, redrawn in place."""
     from IPython.display import HTML, display
 
-    handle = display(HTML(""), display_id=True)
+    handles: list[Any] = []
     rows: dict[str, Pace] = {}
 
     def show(pace: Pace) -> None:
         rows[pace.stage] = pace
-        handle.update(HTML(table_of(list(rows.values()))))
+        table = HTML(table_of(list(rows.values())))
+        if handles:
+            handles[0].update(table)
+        else:
+            handles.append(display(table, display_id=True))
 
     return _every(TABLE_EVERY, show)
 

@@ -101,7 +101,7 @@ def _measured(
     progress: Progress | None,
     journal: Journal | None,
 ) -> list[tuple[FloatArray, FloatArray]]:
-    """What `_register_batch` finds for each batch, from the journal where it knows."""
+    """What `register_batch` finds for each batch, from the journal where it knows."""
     lead, window, share, names = options
     results: list[Any] = [None] * len(batches)
     keys: list[str] = []
@@ -118,9 +118,7 @@ def _measured(
                 journal.remember("pairs", keys[missing[number]], result)
 
     tasks = (
-        delayed_call(
-            _register_batch, task_of(mosaic, pairs, batches[k], lead), window, share, names
-        )
+        delayed_call(register_batch, task_of(mosaic, pairs, batches[k], lead), window, share, names)
         for k in missing
     )
     if missing or not batches:
@@ -231,7 +229,7 @@ def registration_lead(mosaic: Mosaic, channel: int, plane: int) -> Lead:
 
 
 @dataclass(frozen=True, slots=True)
-class _Batch:
+class Batch:
     """All that one task needs: its own few tiles and pairs, nothing of the others."""
 
     source: TileSource
@@ -253,7 +251,7 @@ def batches_of(mosaic: Mosaic, pairs: IntArray) -> list[IntArray]:
     return [np.sort(rows) for rows in np.split(order, changes) if len(rows)]
 
 
-def task_of(mosaic: Mosaic, pairs: IntArray, rows: IntArray, lead: Lead = ()) -> _Batch:
+def task_of(mosaic: Mosaic, pairs: IntArray, rows: IntArray, lead: Lead = ()) -> Batch:
     """What the task of one batch carries."""
     tiles, local = np.unique(pairs[rows], return_inverse=True)
     # Row by row through the block: strips then wait for their partner for one row at most.
@@ -263,7 +261,7 @@ def task_of(mosaic: Mosaic, pairs: IntArray, rows: IntArray, lead: Lead = ()) ->
     place = np.empty(len(tiles), dtype=np.int64)
     place[order] = np.arange(len(tiles))
     tiles = tiles[order]
-    return _Batch(
+    return Batch(
         source=mosaic.source.select(tiles),
         lead=lead,
         positions=mosaic.positions[tiles],
@@ -273,8 +271,8 @@ def task_of(mosaic: Mosaic, pairs: IntArray, rows: IntArray, lead: Lead = ()) ->
     )
 
 
-def _register_batch(
-    batch: _Batch, window: int, null_share: float, names: tuple[str, ...] = MEASURED
+def register_batch(
+    batch: Batch, window: int, null_share: float, names: tuple[str, ...] = MEASURED
 ) -> tuple[FloatArray, FloatArray]:
     """(k, m) columns ``names`` of a batch's pairs, and the heights of its null pairs."""
     one_blas_thread()
@@ -317,7 +315,7 @@ def _register_batch(
     return columns, np.array(null.heights)
 
 
-def _search(batch: _Batch, pair: IntArray, window: int) -> Search | None:
+def _search(batch: Batch, pair: IntArray, window: int) -> Search | None:
     fixed, moving = (int(k) for k in pair)
     dy, dx = (float(v) for v in batch.positions[moving] - batch.positions[fixed])
     shapes = batch.shapes.tolist()
@@ -328,7 +326,7 @@ class _Null:
     """Compares strips of tiles that cannot overlap, drawn from those that pass by."""
 
     def __init__(
-        self, batch: _Batch, window: int, share: float, compare: Callable[..., Any]
+        self, batch: Batch, window: int, share: float, compare: Callable[..., Any]
     ) -> None:
         self.batch, self.window, self.share, self.compare = batch, window, share, compare
         self.heights: list[float] = []

@@ -91,6 +91,7 @@ FLOORS = (
         "refining",
         "archive",
         "layers",
+        "timing",
         "planning",
         "audit",
         "verification",

@@ -6,9 +6,12 @@ import json
 import sys
 
 import pytest
+from click.testing import CliRunner
 from test_cli import run
 
+from mosaicreg import open_mosaic
 from mosaicreg import progress as room
+from mosaicreg.cli import main
 from mosaicreg.errors import InputError
 from mosaicreg.progress import Pace, clock, open_log, show_progress, table_of
 
@@ -107,3 +110,58 @@ def test_the_command_line_logs_and_names_the_dashboard(tiles, tmp_path) -> None:
     assert events[0]["command"].startswith("mosaicreg register")
     assert [e["stage"] for e in events if e["event"] == "progress"] == ["register", "solve"]
     assert events[-1]["event"] == "end"
+
+
+def test_stages_that_are_over_at_once_are_not_told(time, capsys) -> None:
+    with show_progress(after=2.0) as progress:
+        for done in range(1, 11):
+            time.now = done * 0.1
+            progress("headers", done, 10)
+    assert capsys.readouterr() == ("", "")
+    with show_progress(after=2.0) as progress:
+        for done in range(1, 101):
+            time.now = 10 + done * 0.1
+            progress("headers", done, 100)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(",")[0] for line in lines] == [
+        "headers: 51/100 (51 %)",
+        "headers: 100/100 (100 %)",
+    ]
+
+
+def test_opening_many_files_tells_how_it_goes_on(tiles, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("mosaicreg.cli.running.OPENED_AT_ONCE", 0.0)
+    log = tmp_path / "run.jsonl"
+    options = ["register", str(tiles), "-o", str(tmp_path / "l.csv"), "--log-file", str(log)]
+    told = CliRunner().invoke(main, options)
+    assert told.exit_code == 0, told.output
+    assert "headers: 12/12 (100 %)" in told.stderr
+    events = [json.loads(line) for line in log.read_text().splitlines()]
+    assert (events[0]["event"], events[0]["stage"]) == ("progress", "headers")
+    assert [e["event"] for e in events].count("end") == 1
+    quiet = CliRunner().invoke(main, [*options, "--overwrite", "--quiet"])
+    assert "headers" not in quiet.output
+    seen: list[tuple[int, int]] = []
+    open_mosaic(tiles, progress=lambda stage, done, total: seen.append((done, total)))
+    assert seen == [(k, 12) for k in range(13)]
+
+
+def test_in_a_notebook_one_table_is_redrawn_in_place() -> None:
+    """What the notebook keeps is one output, with the last state of all stages."""
+    import nbformat
+    from nbclient import NotebookClient
+
+    code = """
+import mosaicreg
+with mosaicreg.show_progress() as progress:
+    for stage in ("register", "write"):
+        for done in range(51):
+            progress(stage, done, 50)
+"""
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
+    NotebookClient(notebook, timeout=100).execute()
+    (output,) = notebook.cells[0].outputs
+    assert output.output_type == "display_data"
+    html = output.data["text/html"]
+    assert html.count("<tr>") == 2
+    assert html.count("50/50 (100 %)") == 2

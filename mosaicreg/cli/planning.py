@@ -37,10 +37,10 @@ Examples:
 @click.option("--memory-limit", metavar="SIZE", help="Memory of each worker, e.g. 2GB.")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")  # fmt: skip
 def plan(input: AnyPath, as_json: bool, **options: Any) -> None:
-    """Say what stitching INPUT would take: output, files, tasks, memory of a worker.
+    """Say what stitching INPUT would take: output, files, tasks, memory of a worker, time.
 
-    Nothing is computed. The options are those of stitch. Exit code 2, and what to change, where a
-    task would not fit into a worker.
+    Nothing is written; a few tiles are read, to see how long they take. The options are those of
+    stitch. Exit code 2, and what to change, where a task would not fit into a worker.
     """
     from mosaicreg.cluster import worker_room
     from mosaicreg.layout import stage_layout

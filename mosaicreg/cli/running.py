@@ -72,6 +72,8 @@ def errors_for_people() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+OPENED_AT_ONCE = 2.0
+"""Seconds; opening that takes longer is told of."""
 GO_ON = "What is finished is kept; run the same command again to go on."
 
 
@@ -116,13 +118,26 @@ def working(
         yield progress
 
 
+@contextmanager
+def opening(options: dict[str, Any]) -> Iterator[Any]:
+    """A progress display for opening many files, which says nothing of what is done at once."""
+    from mosaicreg.progress import open_log, show_progress
+
+    with (
+        open_log(options.get("log_file"), ends=False) as log,
+        show_progress(options.get("quiet", False), log, OPENED_AT_ONCE) as progress,
+    ):
+        yield progress
+
+
 def open_tiles(path: AnyPath, options: dict[str, Any]) -> Mosaic:
     """The tiles at ``path``, with the input options."""
     from mosaicreg.opening import open_mosaic
     from mosaicreg.stage import rearranged
 
     keys = ("positions", "pattern", "overlap", "pixel_size", "skip_bad_tiles")
-    mosaic = open_mosaic(path, **{key: options[key] for key in keys})
+    with opening(options) as progress:
+        mosaic = open_mosaic(path, **{key: options[key] for key in keys}, progress=progress)
     if mosaic.skipped:
         click.echo(f"Left out {len(mosaic.skipped)} tiles that cannot be read:", err=True)
         for reason in mosaic.skipped:
@@ -256,9 +271,14 @@ def planned(
     mosaic: Mosaic, layout: Layout, output: str, options: dict[str, Any], room: tuple[int, int]
 ) -> JobPlan:
     """What the job will take of workers with so much room (bytes, threads)."""
+    from dataclasses import replace
+
     from mosaicreg.assembly import assemble, recipe_of
+    from mosaicreg.cluster import all_threads
     from mosaicreg.omezarr import Pyramid
     from mosaicreg.planning import plan_job
+    from mosaicreg.registration import registration_lead
+    from mosaicreg.timing import predict
 
     image = assemble(mosaic, layout, blend=options["blend"], block=options["shard"])
     recipe = recipe_of(image)
@@ -273,15 +293,19 @@ def planned(
         name=output,
         version=options["ome_version"],
     )
-    return plan_job(
-        mosaic,
-        recipe,
-        pyramid,
-        None if options.get("no_register", True) else mosaic.neighbours(),
-        max_shift=options.get("max_shift"),
-        limit=room[0],
-        threads=room[1],
-    )
+    shift, pairs = options.get("max_shift"), None
+    how: dict[str, Any] = {}
+    if not options.get("no_register", True):
+        pairs = mosaic.neighbours()
+        how = {
+            "lead": registration_lead(mosaic, options["channel"], options["plane"]),
+            "model": options["model"],
+        }
+    plan = plan_job(mosaic, recipe, pyramid, pairs, max_shift=shift, limit=room[0], threads=room[1])
+    if not plan.fits:
+        return plan  # nor would the sample
+    seconds = predict(mosaic, recipe, pyramid, pairs, max_shift=shift, **how)
+    return replace(plan, seconds=seconds, all_threads=all_threads(options["workers"]))
 
 
 def check_room(mosaic: Mosaic, layout: Layout, options: dict[str, Any]) -> JobPlan:
@@ -302,17 +326,29 @@ def tell_memory(plan: JobPlan, output: AnyPath, options: dict[str, Any], progres
     """Predicted beside measured memory: said, and stored in the archive, with how long it took."""
     from mosaicreg.cluster import peak_memory
     from mosaicreg.omezarr import write_facts
-    from mosaicreg.planning import size_in_words
+    from mosaicreg.planning import size_in_words, time_in_words
 
     peak = peak_memory()
     seconds = {stage: round(took, 2) for stage, took in progress.seconds.items()}
+    # Of a run that went on, as much as was left to do.
+    expected = {
+        stage: round(due * progress.totals[stage] / plan.tasks[stage], 2)
+        for stage, due in plan.wall_seconds().items()
+        if stage in progress.totals
+    }
     memory = {"predicted": plan.worker_memory, "measured": peak}
-    write_facts(output, {"worker_memory": memory, "seconds": seconds})
+    write_facts(
+        output, {"worker_memory": memory, "seconds": seconds, "predicted_seconds": expected}
+    )
     if not options["quiet"]:
         click.echo(
             f"Memory of a worker: {size_in_words(plan.worker_memory)} predicted, "
             f"{size_in_words(peak)} at the peak",
             err=True,
+        )
+        took = time_in_words(sum(seconds[stage] for stage in expected))
+        click.echo(
+            f"Time: {time_in_words(sum(expected.values()))} predicted, {took} taken", err=True
         )
 
 

@@ -20,6 +20,7 @@ from mosaicreg.cli.running import (
     kept_beside,
     made_by,
     open_tiles,
+    opening,
     registered,
     tell_memory,
     working,
@@ -158,7 +159,8 @@ def assemble(layout: AnyPath, output: AnyPath, **options: Any) -> None:
     from mosaicreg.layoutfile import load_layout
 
     with errors_for_people():
-        mosaic, placed = load_layout(layout)
+        with opening(options) as progress:
+            mosaic, placed = load_layout(layout, progress=progress)
         if options["pixel_size"]:
             mosaic = replace(mosaic, pixel_size=(options["pixel_size"],) * 2)
         check_output(output, options, mosaic)

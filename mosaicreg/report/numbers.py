@@ -113,6 +113,7 @@ def report_numbers(archive: Archive) -> dict[str, Any]:
         "pairs": _pair_numbers(layout),
         "worker_memory_bytes": archive.facts.get("worker_memory"),
         "seconds": archive.facts.get("seconds"),
+        "predicted_seconds": archive.facts.get("predicted_seconds"),
     }
 
 

@@ -25,7 +25,7 @@ from mosaicreg.report.pictures import overview
 from mosaicreg.report.seams import Seam, View, look_at, seams_in_doubt, worst
 from mosaicreg.store import Place
 
-SHOWN_ELSEWHERE = ("command", "worker_memory", "seconds")
+SHOWN_ELSEWHERE = ("command", "worker_memory", "seconds", "predicted_seconds")
 """Provenance that the page shows in a place of its own."""
 SEAMS = 10
 """So many seams are shown."""
@@ -133,8 +133,13 @@ def resources(numbers: dict[str, Any]) -> dict[str, str]:
         found = (f"{int(memory[key]) / 1e9:.2f} GB {key}" for key in ("predicted", "measured"))
         words["memory of a worker"] = ", ".join(found)
     if seconds:
-        stages = ", ".join(f"{stage} {took:.1f} s" for stage, took in seconds.items())
-        words["time"] = f"{sum(seconds.values()):.1f} s: {stages}"
+        due = numbers["predicted_seconds"] or {}
+        stages = (
+            f"{stage} {took:.1f} s" + (f" ({due[stage]:.1f} s)" if stage in due else "")
+            for stage, took in seconds.items()
+        )
+        known = f" ({sum(due.values()):.1f} s predicted)" if due else ""
+        words["time"] = f"{sum(seconds.values()):.1f} s{known}: {', '.join(stages)}"
     return words
 
 

@@ -1,0 +1,224 @@
+"""How long a job will take: a few pairs and one block are done, timed, and multiplied.
+
+CPU seconds, as a sum of named terms for each stage. What the sample cannot know: tiles that are
+unlike those in the middle, disks and networks that are waited for, cores that share a memory bus.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mosaicreg.assembly import BlockPlan, Recipe, render_plan
+from mosaicreg.cluster import delayed_call, run_tasks
+from mosaicreg.geometry import Box, IntArray
+from mosaicreg.mosaic import Mosaic
+from mosaicreg.omezarr import Pyramid, create_level
+from mosaicreg.pairs import MEASURED, TURN
+from mosaicreg.registration import (
+    NULL_PAIRS,
+    Batch,
+    Model,
+    batches_of,
+    register_batch,
+    task_of,
+)
+from mosaicreg.shards import encode, halve
+from mosaicreg.source import Lead, TileSource
+
+PAIRS = 3
+"""Pairs that are compared after a first one, which loads what it needs."""
+SIDE = 1024
+"""px, of the block that is drawn."""
+
+Seconds = Mapping[str, Mapping[str, float]]
+"""CPU seconds by stage and term."""
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What was measured: CPU seconds for one of each.
+
+    Args:
+        tile: reading a whole tile of ``tile_area`` px.
+        window: reading a part of one, of ``window_area`` px.
+        pair: comparing two tiles.
+        blend, encode, decode, halve: for a pixel.
+    """
+
+    tile: float
+    tile_area: float
+    window: float
+    window_area: float
+    pair: float
+    blend: float
+    encode: float
+    decode: float
+    halve: float
+
+    def reading(self, times: float, area: float) -> float:
+        """Reading parts of tiles: some cost each, some for their pixels."""
+        more = self.tile_area - self.window_area
+        each_px = max(0.0, (self.tile - self.window) / more) if more > 0 else 0.0
+        each = max(0.0, self.window - each_px * self.window_area)
+        return times * each + area * each_px
+
+
+class _Timed:
+    """A source that counts what it reads."""
+
+    def __init__(self, source: TileSource) -> None:
+        self.source, self.seconds, self.areas = source, 0.0, list[int]()
+        self.dtype, self.leading, self.interleaved = (
+            source.dtype,
+            source.leading,
+            source.interleaved,
+        )
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def select(self, tiles: IntArray) -> TileSource:
+        """Not timed."""
+        return self.source.select(tiles)
+
+    def read(self, tile: int, box: Box, lead: Lead) -> NDArray[Any]:
+        """As the source does it."""
+        start = time.thread_time()
+        pixels = self.source.read(tile, box, lead)
+        self.seconds += time.thread_time() - start
+        self.areas.append(box.area)
+        return pixels
+
+
+def predict(
+    mosaic: Mosaic,
+    recipe: Recipe,
+    pyramid: Pyramid,
+    pairs: IntArray | None,
+    *,
+    lead: Lead = (),
+    max_shift: float | None = None,
+    model: Model = "translation",
+) -> Seconds:
+    """CPU seconds of each stage of a job, from a sample that is done where tasks are done.
+
+    Args:
+        mosaic, recipe, pyramid, pairs, max_shift: as for `mosaicreg.planning.plan_job`.
+        lead, model: as registration has them.
+
+    Raises:
+        ImageError: where the tiles of the sample cannot be decoded.
+    """
+    pairs = np.empty((0, 2), dtype=np.int64) if pairs is None else pairs
+    batches = batches_of(mosaic, pairs) if len(pairs) else []
+    window = int(np.ceil(mosaic.max_shift if max_shift is None else max_shift))
+    names = (*MEASURED, *TURN) if model == "rigid" else MEASURED
+    samples: list[Batch] = []
+    if batches:
+        rows = batches[len(batches) // 2][: PAIRS + 1]
+        samples = [task_of(mosaic, pairs, part, lead) for part in (rows[:1], rows[1:]) if len(part)]
+    small = recipe.with_blocks((min(SIDE, pyramid.shard[0]), min(SIDE, pyramid.shard[1])))
+    middle = tuple(n // 2 for n in small.numblocks)
+    middle = tuple(min(k, max(0, n - 2)) for k, n in zip(middle, small.numblocks, strict=True))
+    task = delayed_call(sample, samples, window, names, small.plan(middle), pyramid)
+    rates: Rates = run_tasks([task], "sample")[0]
+    return multiplied(rates, mosaic, recipe.with_blocks(pyramid.shard), pyramid, pairs, batches)
+
+
+def sample(
+    batches: list[Batch], window: int, names: tuple[str, ...], block: BlockPlan, pyramid: Pyramid
+) -> Rates:
+    """Compare the pairs of the last batch, draw and write the block, and time it all."""
+    whole, pair = _Timed(block.source), 0.0
+    for batch in batches:  # the first one loads what is needed
+        whole = _Timed(batch.source)
+        start = time.thread_time()
+        register_batch(replace(batch, source=whole), window, 0.0, names)
+        pair = (time.thread_time() - start - whole.seconds) / len(batch.pairs)
+    parts = _Timed(block.source)
+    start = time.thread_time()
+    pixels = render_plan(replace(block, source=parts))
+    blend = time.thread_time() - start - parts.seconds
+    planes = pixels.reshape(-1, *pixels.shape[-2:])
+    encoding, decoding, halving = _written(planes[0], pyramid)
+    window_area, reads = sum(parts.areas), max(1, len(parts.areas))
+    if not batches:
+        whole = parts
+    return Rates(
+        tile=whole.seconds / max(1, len(whole.areas)),
+        tile_area=sum(whole.areas) / max(1, len(whole.areas)),
+        window=parts.seconds / reads,
+        window_area=window_area / reads,
+        pair=pair,
+        blend=blend / pixels.size,
+        encode=encoding / planes[0].size,
+        decode=decoding / planes[0].size,
+        halve=halving / planes[0].size,
+    )
+
+
+def _written(pixels: NDArray[Any], pyramid: Pyramid) -> tuple[float, float, float]:
+    """CPU seconds to encode, decode and halve a block; in memory."""
+    import zarr
+    from zarr.storage import MemoryStore
+
+    plan = Pyramid.plan(
+        pixels.shape, pixels.dtype, "yx", chunk=pyramid.chunk, shard=pyramid.shard,
+        pyramid=False, version=pyramid.version,
+    )  # fmt: skip
+    array = create_level(
+        zarr.open_group(MemoryStore(), mode="w", zarr_format=plan.zarr_format), plan, 0
+    )
+    index = tuple(slice(0, n) for n in pixels.shape)
+    encode(array, index, pixels)  # loads the codecs
+    # zarr works in threads of its own: the clock of this one would not see it.
+    moments = [time.process_time()]
+    encode(array, index, pixels)
+    moments.append(time.process_time())
+    array[index] = pixels
+    moments.append(time.process_time())
+    read = array[index]
+    moments.append(time.process_time())
+    halve(read)
+    moments.append(time.process_time())
+    steps = np.diff(moments)
+    return float(steps[0]), float(steps[2]), float(steps[3])
+
+
+def multiplied(
+    rates: Rates,
+    mosaic: Mosaic,
+    recipe: Recipe,
+    pyramid: Pyramid,
+    pairs: IntArray,
+    batches: list[IntArray],
+) -> Seconds:
+    """The seconds of all stages."""
+    stages: dict[str, Mapping[str, float]] = {}
+    area = float(mosaic.shapes.prod(axis=1, dtype=np.float64).sum())
+    if batches:
+        read = sum(len(np.unique(pairs[rows])) for rows in batches)
+        compared = len(pairs) + min(NULL_PAIRS, len(pairs))
+        stages["register"] = {"reading": read * rates.tile, "comparing": compared * rates.pair}
+    planes = int(np.prod(pyramid.shape[:-2]))
+    together = planes if mosaic.source.interleaved else 1
+    px = planes * float(np.prod(pyramid.plane(0), dtype=np.float64))
+    stages["write"] = {
+        "reading": rates.reading(len(recipe.touching[1]), area) * planes / together,
+        "blending": px * rates.blend,
+        "encoding": px * rates.encode,
+    }
+    for level in range(1, pyramid.levels):
+        px = planes * float(np.prod(pyramid.plane(level), dtype=np.float64))
+        stages[f"level {level}"] = {
+            "reading": 4 * px * rates.decode,
+            "halving": 4 * px * rates.halve,
+            "encoding": px * rates.encode,
+        }
+    return stages
