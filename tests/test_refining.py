@@ -52,6 +52,7 @@ def pair() -> list:
 # --- true ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.row("I3 refine")
 def test_a_smooth_warp_is_recovered() -> None:
     shape = (15.0, 1000.0)
     images = sections(2000, *shape)

@@ -21,7 +21,7 @@ ROWS = {
     "H1",
     *("I1 overlaps", "I1 layouts", "I1 divisions", "I1 trees"),
     "I2",
-    *("I3 search", "I3 arrange"),
+    *("I3 search", "I3 refine", "I3 arrange"),
     "I4",
     *("J1 pixels", "J1 determinism"),
 }
