@@ -18,7 +18,7 @@ SECTIONS = {
         "sections",
         "nornir",
     ),
-    "Explanation": ("how-it-works", "accuracy", "performance", "architecture"),
+    "Explanation": ("how-it-works", "accuracy", "trust", "performance", "architecture"),
     "Reference": ("commands", "reference"),
 }
 """Pages in the order of the navigation; a page that is not there is left out."""
