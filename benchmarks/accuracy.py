@@ -299,7 +299,7 @@ def _verdict(case: str, row: dict) -> str:
     if row.get("textured pairs", row["pairs"]) < row["pairs"]:
         words += (
             f" Of {row['textured pairs']} textured pairs {row['textured accepted']} were accepted, "
-            f"of {row['empty pairs']} without any tissue {row['empty accepted']}."
+            f"of {row['empty pairs']} without any tissue {row['empty accepted']} (wanted: none)."
         )
     if case == "noisy, 60 % empty":
         words += (

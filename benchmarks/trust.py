@@ -165,7 +165,7 @@ def page(tissue: dict[str, Any], others: dict[str, Any]) -> str:
         "",
         f"Measured by `python benchmarks/trust.py` on {date.today().isoformat()} with mosaicreg "
         f"{mosaicreg.__version__}, NumPy {np.__version__}, Python {platform.python_version()}; "
-        f"{harness.machine()}. {__doc__.split(chr(10) * 2)[2].replace(chr(10), ' ')}",
+        f"{harness.machine()}. {__doc__.split(chr(10) * 2)[2]}",
         "",
         "![Share of right pairs by score](images/trust.png)",
         "",
@@ -204,8 +204,16 @@ def page(tissue: dict[str, Any], others: dict[str, Any]) -> str:
             f"| {noises[0]:.0f} | {' or '.join(f'{b:.0f}' for b in blurs)} | {here.sum()} | {lost} "
             f"| {lost / here.sum():.2%} | {held} |"
         )
-    lines += ["", "## Reliability", "", "| score | pairs | mean score | share right |"]
-    lines += ["|---|---|---|---|"]
+    lines += [
+        "",
+        "## Reliability",
+        "",
+        "Pairs of tissue that have a score. Below the line in the picture it promises too much. No",
+        f"pair of a score up to {1 - CHANCE:g} is accepted, so that bears on no layout, only on",
+        "which pairs are called rejected and which `no signal`.",
+        "",
+    ]
+    lines += ["| score | pairs | mean score | share right |", "|---|---|---|---|"]
     known = np.isfinite(tissue["score"])
     score, right = tissue["score"][known], tissue["right"][known]
     for low, high in pairwise(BINS):
