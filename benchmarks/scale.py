@@ -3,12 +3,14 @@
     python benchmarks/scale.py                            # everything, some ten minutes
     python benchmarks/scale.py --tiles 1000 1000000       # columns, neighbours, lazy array, window
     python benchmarks/scale.py --grids 10 20 40           # memory of a worker, measured
+    python benchmarks/scale.py --durations 20             # how long tasks take
     python benchmarks/scale.py --plot docs/images/scale.png
 
 The tiles of the first part are not there: a source makes up the pixels of what is asked for, so a
 million tiles of 2048 x 2048 px (8 TB) need no disk. Each size is a process of its own, so that its
 peak memory is its own. CPU seconds are of all threads; on a busy machine trust them, not the clock.
-The second part is a real run: worker processes, files (all tiles are links to one), an archive.
+The second part is a real run: worker processes, files (all tiles are links to one), an archive. So
+is the third, on simulated tiles of 1024 x 1024 px (`harness.tiles`), with everything by default.
 """
 
 from __future__ import annotations
@@ -16,7 +18,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -29,6 +30,7 @@ import numpy as np
 
 from mosaicreg import Mosaic, assemble, register, stage_layout, write_ome_zarr
 from mosaicreg.assembly import recipe_of
+from mosaicreg.cluster import peak_memory
 from mosaicreg.mosaic import as_names
 from mosaicreg.omezarr import Pyramid
 from mosaicreg.planning import JobPlan, plan_job
@@ -92,7 +94,7 @@ def columns(count: int) -> dict[str, float]:
     window = image[y : y + WINDOW, x : x + WINDOW]
     assert window.compute(scheduler="synchronous").any()
     step("window")
-    facts["GB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    facts["GB"] = peak_memory() / 1e9
     plan = plan_of(mosaic, pairs=pairs)
     step("plan")
     facts |= {
@@ -109,7 +111,6 @@ def columns(count: int) -> dict[str, float]:
 
 def worker_memory(side: int) -> dict[str, float]:
     """Peak of one worker process over a whole run of side x side tiles, beside the prediction."""
-    from mosaicreg.cluster import peak_memory
     from mosaicreg.clusters import computing
 
     with tempfile.TemporaryDirectory() as scratch:
@@ -143,7 +144,39 @@ def worker_memory(side: int) -> dict[str, float]:
     }
 
 
-def apart(function: str, value: int) -> dict[str, float]:
+def durations(side: int) -> list[dict[str, float | str]]:
+    """Seconds on the clock that the tasks of a run of side x side tiles take, by stage."""
+    import harness
+    from distributed import Client, LocalCluster, get_task_stream
+
+    import mosaicreg
+
+    mosaic = mosaicreg.open_mosaic(harness.tiles(side, side))
+    rows: list[dict[str, float | str]] = []
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster,
+        Client(cluster) as client,
+        get_task_stream(client) as stream,
+    ):
+        pairs = register(mosaic)
+        image = assemble(mosaic, mosaicreg.solve_layout(mosaic, pairs))
+        write_ome_zarr(image, Path(scratch) / "out.ome.zarr", mosaic=mosaic)
+    taken: dict[str, list[float]] = {}
+    for task in stream.data:
+        name = str(task["key"]).rpartition("-")[0].strip("('").split("-")[0]
+        spent = [k["stop"] - k["start"] for k in task["startstops"] if k["action"] == "compute"]
+        taken.setdefault(name, []).append(sum(spent))
+    for name, seconds in taken.items():
+        low, middle, high = np.quantile(seconds, (0.1, 0.5, 0.9))
+        rows.append(
+            {"stage": name, "tasks": len(seconds), "10 % s": low, "median s": middle,
+             "90 % s": high}
+        )  # fmt: skip
+    return rows
+
+
+def apart(function: str, value: int) -> Any:
     """The result of a function of this file, called in a process of its own."""
     said = subprocess.run(
         [sys.executable, __file__, "--apart", function, str(value)],
@@ -151,18 +184,21 @@ def apart(function: str, value: int) -> dict[str, float]:
         stdout=subprocess.PIPE,
         text=True,
     ).stdout
-    result: dict[str, float] = json.loads(said.splitlines()[-1])
-    return result
+    return json.loads(said.splitlines()[-1])
 
 
-def show(rows: list[dict[str, float]]) -> None:
+def written(value: float | str) -> str:
+    if isinstance(value, str):
+        return value
+    return f"{value:,.0f}" if value >= 100 else f"{value:.2g}"
+
+
+def show(rows: list[dict[str, Any]]) -> None:
     """A table for the documentation."""
     print("| " + " | ".join(rows[0]) + " |")
     print("|" + "---|" * len(rows[0]))
     for row in rows:
-        print(
-            "| " + " | ".join(f"{v:,.0f}" if v >= 100 else f"{v:.2g}" for v in row.values()) + " |"
-        )
+        print("| " + " | ".join(written(v) for v in row.values()) + " |")
     print()
 
 
@@ -199,17 +235,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tiles", type=int, nargs="*", default=None)
     parser.add_argument("--grids", type=int, nargs="*", default=None)
+    parser.add_argument("--durations", type=int, nargs="*", default=None)
     parser.add_argument("--plot", type=Path)
     parser.add_argument("--apart", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.apart:
-        function = {"columns": columns, "worker_memory": worker_memory}[options.apart[0]]
+        functions = {f.__name__: f for f in (columns, worker_memory, durations)}
+        function = functions[options.apart[0]]
         print(json.dumps(function(int(options.apart[1]))))
         return
-    chosen = options.tiles is not None or options.grids is not None
+    chosen = any(k is not None for k in (options.tiles, options.grids, options.durations))
     rows = [apart("columns", n) for n in options.tiles or (() if chosen else COUNTS)]
     grids = [apart("worker_memory", n) for n in options.grids or (() if chosen else GRIDS)]
-    for table in (rows, grids):
+    times = [apart("durations", n) for n in options.durations or (() if chosen else (20,))]
+    for table in (rows, grids, *times):
         if table:
             show(table)
     if options.plot and rows:
