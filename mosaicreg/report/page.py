@@ -135,7 +135,7 @@ def resources(numbers: dict[str, Any]) -> dict[str, str]:
     if seconds:
         due = numbers["predicted_seconds"] or {}
         stages = (
-            f"{stage} {took:.1f} s" + (f" ({due[stage]:.1f} s)" if stage in due else "")
+            f"{stage} {took:.1f} s" + (f" (predicted {due[stage]:.1f})" if stage in due else "")
             for stage, took in seconds.items()
         )
         known = f" ({sum(due.values()):.1f} s predicted)" if due else ""
