@@ -124,11 +124,7 @@ def _run_here(tasks: Iterable[Any], finished: Done) -> None:
 
 
 def _run_on_client(client: Any, tasks: Iterable[Any], finished: Done) -> None:
-    import asyncio
-    import concurrent.futures
-
     from distributed import as_completed
-    from distributed.comm.core import CommClosedError
 
     waiting = iter(enumerate(tasks))
     numbers: dict[Any, int] = {}
@@ -139,9 +135,9 @@ def _run_on_client(client: Any, tasks: Iterable[Any], finished: Done) -> None:
         numbers.update((f.key, k) for f, (k, _) in zip(futures, batch, strict=True))
         return list(futures)
 
-    room, counted = IN_FLIGHT * _threads(client), time.monotonic()
-    completed = as_completed(submit(room))
-    try:
+    with _loss_told():
+        room, counted = IN_FLIGHT * _threads(client), time.monotonic()
+        completed = as_completed(submit(room))
         for found in completed.batches():
             batch = list(found)
             finished([(numbers.pop(future.key), future.result()) for future in batch])
@@ -151,6 +147,18 @@ def _run_on_client(client: Any, tasks: Iterable[Any], finished: Done) -> None:
                 room, counted = IN_FLIGHT * _threads(client), time.monotonic()
             for following in submit(room - len(numbers)):
                 completed.add(following)
+
+
+@contextmanager
+def _loss_told() -> Iterator[None]:
+    """Turn what distributed raises when its scheduler is gone into a `StoppedError`."""
+    import asyncio
+    import concurrent.futures
+
+    from distributed.comm.core import CommClosedError
+
+    try:
+        yield
     except (
         asyncio.CancelledError,
         concurrent.futures.CancelledError,
@@ -162,7 +170,8 @@ def _run_on_client(client: Any, tasks: Iterable[Any], finished: Done) -> None:
 
 
 def _threads(client: Any) -> int:
-    return sum(client.nthreads().values()) or 1
+    with _loss_told():
+        return sum(client.nthreads().values()) or 1
 
 
 @contextmanager
@@ -198,7 +207,8 @@ def worker_room(count: int | None = None, memory_limit: str | None = None) -> tu
 
     client = current_client()
     if client is not None:
-        rooms = client.run(_room).values()
+        with _loss_told():
+            rooms = client.run(_room).values()
         if rooms:
             return min(limit for limit, _ in rooms), max(threads for _, threads in rooms)
     if memory_limit not in (None, "auto"):
@@ -245,7 +255,8 @@ def peak_memory() -> int:
     client = current_client()
     if client is None:
         return _peak()
-    return max(client.run(_peak).values(), default=0)
+    with _loss_told():
+        return max(client.run(_peak).values(), default=0)
 
 
 def _peak() -> int:

@@ -10,8 +10,16 @@ import dask
 import numpy as np
 import pytest
 
-from mosaicreg import InputError, register
-from mosaicreg.cluster import current_client, delayed_call, run_tasks
+from mosaicreg import InputError, cluster, register
+from mosaicreg.cluster import (
+    all_threads,
+    current_client,
+    delayed_call,
+    peak_memory,
+    run_tasks,
+    worker_room,
+)
+from mosaicreg.errors import StoppedError
 
 
 def double(value: int) -> int:
@@ -84,3 +92,19 @@ def test_how_much_memory_there_is_is_known_without_distributed() -> None:
     from distributed.system import memory_limit
 
     assert int(done.stdout.split()[0]) == memory_limit()
+
+
+def test_a_scheduler_that_is_lost_between_two_stages_is_said(monkeypatch) -> None:
+    from distributed.comm.core import CommClosedError
+
+    class Gone:
+        def nthreads(self) -> None:
+            raise CommClosedError("pool closing")
+
+        def run(self, function) -> None:
+            raise CommClosedError("pool closing")
+
+    monkeypatch.setattr(cluster, "current_client", Gone)
+    for ask in (lambda: run_tasks([], "write"), all_threads, peak_memory, worker_room):
+        with pytest.raises(StoppedError, match="the dask scheduler was lost: pool closing"):
+            ask()

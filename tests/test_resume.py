@@ -351,6 +351,10 @@ def test_a_finished_layout_is_recognised(many, tmp_path) -> None:
     assert other.exit_code == 2
     assert "exists; choose another name, or replace it with --overwrite" in other.stderr
     assert run("register", many, path, "--overwrite").exit_code == 0
+    # Killed after the layout was written, before its batches were put away.
+    Journal(Folder(tmp_path / "l.json.partial")).remember("pairs", "k", [np.ones(1)])
+    assert run("register", many, path).exit_code == 0
+    assert not (tmp_path / "l.json.partial").exists()
     # What people may have edited is never taken for finished.
     assert run("register", many, table).exit_code == 0
     assert run("register", many, table).exit_code == 2

@@ -127,7 +127,8 @@ def register(input: AnyPath, output: AnyPath, **options: Any) -> None:
         mosaic = open_tiles(input, options)
         job = job_keys(mosaic, options)[0]
         if not options["overwrite"] and is_layout_of(output, job):
-            click.echo(f"Nothing to do: {output} is finished")
+            with kept_beside(output):
+                click.echo(f"Nothing to do: {output} is finished")
             finish(load_layout(output, need_tiles=False)[1], options, mosaic)
             return
         check_layout_file(output, options["overwrite"])
