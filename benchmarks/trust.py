@@ -187,7 +187,7 @@ def page(tissue: dict[str, Any], others: dict[str, Any]) -> str:
         "At most one in a hundred may be lost at the usual noise: 30 counts of read noise, 34 rms",
         "on a background of 280 counts. At three and ten times that noise more are lost; they",
         "are rejected or called `no signal`, never guessed. *Vague*: right, but known worse than",
-        f"{MAX_SIGMA} px, and held back for that alone.",
+        f"{MAX_SIGMA:.2f} px, and held back for that alone.",
         "",
         "| read noise, counts | blur, px | textured pairs | not accepted | share | of them vague |",
         "|---|---|---|---|---|---|",

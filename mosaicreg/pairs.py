@@ -43,8 +43,9 @@ times; against leads of right peaks spread over some 20 that is a log odds of l 
 RATIO, LEAD = 1.25, 4.0
 """An accepted peak is this many times higher than the next, or its correlation after refinement is
 this many standard deviations better: a lattice has many peaks alike."""
-MAX_SIGMA = 0.5
-"""px; an offset known worse than this is not accepted."""
+MAX_SIGMA = 1 / 3
+"""px; an offset known worse than this is not accepted: three of it are the pixel within which an
+accepted offset is promised to be right."""
 CONFIRMED = 3.0
 """Log odds gained from loops (they close within some two standard deviations) from which a pair
 need not be alone: the loops tell which of its peaks is meant."""
