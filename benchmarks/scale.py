@@ -224,7 +224,7 @@ def plot(path: Path, rows: list[dict[str, float]], grids: list[dict[str, float]]
         for name, mark in (("predicted MB", "s--"), ("measured MB", "o-")):
             right.plot([g["tiles"] for g in grids], [g[name] for g in grids], mark, label=name)
         right.set(xlabel="tiles", ylabel="MB", title="Memory of a worker", xscale="log")
-        right.set_ylim(0)
+        right.set_ylim(0, 1.4 * max(max(g["predicted MB"], g["measured MB"]) for g in grids))
     for axis in (left, middle, right):
         axis.grid(alpha=0.3)
         axis.legend()
