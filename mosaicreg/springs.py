@@ -189,7 +189,9 @@ def build_layout(
     low, high = np.minimum(a, b)[order], np.maximum(a, b)[order]
     # Of springs between the same tiles the one of most weight counts; ranks leave no ties.
     best = np.unique(low * n + high, return_index=True)[1] if m else np.empty(0, dtype=np.int64)
-    graph = coo_array((best + 1.0, (low[best], high[best])), shape=(n, n)).tocsr()
+    # scipy before 1.17 takes no other indices here.
+    ends = low[best].astype(np.int32), high[best].astype(np.int32)
+    graph = coo_array((best + 1.0, ends), shape=(n, n)).tocsr()
     tree = minimum_spanning_tree(graph).tocoo()
     rank = (tree.data - 1).astype(np.int64)
     return replace(layout, positions=_hung(layout, order[rank], order))
