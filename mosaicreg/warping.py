@@ -68,8 +68,8 @@ def warp(
         extrapolate: whether a mesh is continued beyond its control points.
         order: 0, 1 or 3, see `mosaicreg.sampling.Order`; 0 for masks, else 1 where not given.
         fill: value of pixels that the image does not reach.
-        block: (y, x) or one number, px; each block is one task. For orders 0 and 1 it does not
-            change a bit of the result, for order 3 less than 1e-6 of the range.
+        block: (y, x) or one number, px; each block is one task. It does not change a bit of the
+            result.
 
     Returns:
         Array of the image's dtype: numpy for numpy, else a lazy dask array.
