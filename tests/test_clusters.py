@@ -16,6 +16,7 @@ import pytest
 from mosaicreg import InputError, clusters, objects
 from mosaicreg.cluster import current_client, delayed_call, run_tasks, worker_room
 from mosaicreg.clusters import (
+    KEPT,
     KINDS,
     LARGE,
     SETTINGS,
@@ -113,7 +114,7 @@ dask:
 
 def test_settings_as_environment_mean_the_same_to_dask() -> None:
     variables = environment({**SETTINGS, "distributed.comm.timeouts.connect": "60s"})
-    assert variables["MALLOC_TRIM_THRESHOLD_"] == "65536"
+    assert variables["MALLOC_TRIM_THRESHOLD_"] == str(KEPT)
     read = dask.config.collect_env(variables)
     with dask.config.set(config={}):
         for key in ("worker-saturation",):
