@@ -20,7 +20,7 @@ from mosaicreg import __version__, omezarr, shards
 from mosaicreg.assembly import BlockPlan, Recipe, recipe_of, render_plan
 from mosaicreg.cluster import Progress, delayed_call, run_tasks
 from mosaicreg.errors import InputError
-from mosaicreg.geometry import Box, as_pair
+from mosaicreg.geometry import Box, TileGrid, as_pair
 from mosaicreg.journal import Journal, digest, short_digest
 from mosaicreg.layout import Layout
 from mosaicreg.mosaic import AXES, Mosaic
@@ -201,6 +201,7 @@ def _bring_up_to_date(
     if groups:
         run_tasks((check(g) for g in groups), f"check {level}", progress, len(groups), checked)
     parts = [k for k, part in enumerate(work.parts) if not good[part].all()]
+    parts = _large_first(parts, [work.parts[k][0] for k in parts], plan.grid(level))
 
     def made(found: list[tuple[int, Any]]) -> None:
         rows = []
@@ -213,6 +214,13 @@ def _bring_up_to_date(
     if parts:
         stage = f"level {level}" if level else "write"
         run_tasks((work.task(store, k) for k in parts), stage, progress, len(parts), made)
+
+
+def _large_first(parts: list[int], places: list[Any], grid: TileGrid) -> list[int]:
+    """Parts at the edge last: so workers end together. ``places``: where each is in planes."""
+    rows, cols = np.divmod(np.array(places, int) % math.prod(grid.grid_shape), grid.grid_shape[1])
+    heights, widths = (np.array(sizes) for sizes in grid.chunks)
+    return [parts[k] for k in np.argsort(-heights[rows] * widths[cols], kind="stable")]
 
 
 def _finest(image: da.Array, plan: Pyramid) -> _Level:

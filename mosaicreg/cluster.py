@@ -1,4 +1,4 @@
-"""Running tasks: on threads here, or wherever the current dask client leads; with progress."""
+"""Running tasks: on threads or processes here, or where the current dask client leads."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import multiprocessing
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager, suppress
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 from mosaicreg.errors import StoppedError
+from mosaicreg.processes import ForkedPool, hindrance, peak_memory_of
 
 Progress = Callable[[str, int, int], None]
 """Called with (stage, done, total) as work goes on."""
@@ -75,9 +77,15 @@ def run_tasks(
             count += 1
             report(stage, count, total)
 
-    client = current_client()
+    client, pool = current_client(), current_pool()
     if client is not None:
         _run_on_client(client, tasks, finished)
+        return results
+    tasks = iter(tasks)
+    first = list(islice(tasks, 1))
+    tasks = chain(first, tasks)
+    if pool is not None and all(len(task.dask) == 1 for task in first):
+        _run_on_processes(pool, tasks, finished)
     else:
         _run_here(tasks, finished)
     return results
@@ -101,6 +109,14 @@ def current_client() -> Any | None:
     return owner if isinstance(owner, Client) else None
 
 
+def current_pool() -> ForkedPool | None:
+    """The processes forked for the work, where `mosaicreg.clusters.computing` has made some."""
+    import dask
+
+    owner = getattr(dask.config.get("scheduler", None), "__self__", None)
+    return owner if isinstance(owner, ForkedPool) else None
+
+
 def dashboard_link() -> str | None:
     """Address of the dashboard of the cluster in use; None where there is none."""
     client = current_client()
@@ -121,6 +137,22 @@ def _run_here(tasks: Iterable[Any], finished: Done) -> None:
 
         with Callback(posttask=after), blas_threads(1):
             compute(*(task for _, task in wave), traverse=False)
+
+
+def _run_on_processes(pool: ForkedPool, tasks: Iterable[Any], finished: Done) -> None:
+    waiting = iter(enumerate(tasks))
+    running: dict[Future[Any], int] = {}
+
+    def start(count: int) -> None:
+        for number, task in islice(waiting, count):
+            running[pool.start(task)] = number
+
+    with pool.loss_told():
+        start(pool.count)
+        while running:
+            found = [(running.pop(f), f.result()) for f in wait(running, None, FIRST_COMPLETED)[0]]
+            start(len(found))
+            finished(found)
 
 
 def _run_on_client(client: Any, tasks: Iterable[Any], finished: Done) -> None:
@@ -199,7 +231,7 @@ def worker_room(count: int | None = None, memory_limit: str | None = None) -> tu
     """(bytes, threads) of the smallest worker there is, or of one described.
 
     Args:
-        count: threads of this process, or worker processes on this machine.
+        count: threads or processes on this machine.
         memory_limit: of each such worker process, e.g. ``"2GB"``.
     """
     from dask.system import CPU_COUNT
@@ -213,7 +245,10 @@ def worker_room(count: int | None = None, memory_limit: str | None = None) -> tu
             return min(limit for limit, _ in rooms), max(threads for _, threads in rooms)
     if memory_limit not in (None, "auto"):
         return int(parse_bytes(memory_limit)), 1
-    return memory_here(), count or CPU_COUNT
+    count = count or CPU_COUNT
+    if current_pool() is not None or (count > 1 and not hindrance()):
+        return memory_here() // count, 1
+    return memory_here(), count
 
 
 def memory_here() -> int:
@@ -252,20 +287,8 @@ def peak_memory() -> int:
 
     Workers that are gone are not asked.
     """
-    client = current_client()
+    client, pool = current_client(), current_pool()
     if client is None:
-        return _peak()
+        return pool.peak_memory() if pool is not None else peak_memory_of()
     with _loss_told():
-        return max(client.run(_peak).values(), default=0)
-
-
-def _peak() -> int:
-    try:
-        # The system's count for a process (ru_maxrss) starts with what its parent held at the fork.
-        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
-        return int(status.partition("VmHWM:")[2].split()[0]) * 1024
-    except (OSError, IndexError):
-        import resource
-
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if sys.platform == "darwin" else peak * 1024
+        return max(client.run(peak_memory_of).values(), default=0)

@@ -17,7 +17,7 @@ import logging
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -27,10 +27,9 @@ from typing import Any
 from mosaicreg.errors import InputError, MissingExtraError, StoppedError, missing_extra
 from mosaicreg.imagefile import write_atomically
 from mosaicreg.objects import AnyPath
+from mosaicreg.processes import KEPT, ForkedPool, hindrance, keep_freed_memory
 
 ENVIRONMENT = "distributed.nanny.pre-spawn-environ."
-KEPT = 32 << 20
-"""Bytes that a worker may keep of what it has freed; glibc knows no larger threshold of mmap."""
 SETTINGS: Mapping[str, Any] = MappingProxyType(
     {
         # A worker gets a task when it is free for it, not before: nothing piles up in its memory.
@@ -185,8 +184,9 @@ def computing(
     memory_limit: str | None = None,
     size: int = 0,
     tell: Callable[[str], None] = lambda words: None,
+    fork: bool = True,
 ) -> Iterator[str]:
-    """Compute on a cluster, on worker processes here, or on threads of this process while inside.
+    """Compute on a cluster, or on processes or threads of this machine while inside.
 
     Args:
         scheduler: address of a running dask scheduler, ``tcp://...`` or ``tls://...``; TLS
@@ -194,8 +194,11 @@ def computing(
         cluster: a cluster file.
         workers: how many on this machine; one per processor core where None.
         memory_limit: of each worker, e.g. ``"2GB"``; a limit needs worker processes.
-        size: bytes of all tiles: from `LARGE` on, this machine computes with worker processes.
+        size: bytes of all tiles: from `LARGE` on, this machine computes with a cluster of its own.
         tell: told what is waited for.
+        fork: below that, have tasks done by processes forked from this one, where that is safe.
+            Pass False where tasks change what is in this process's memory, or hand pixels on to
+            others, as graphs of dask arrays do; those are done by threads either way.
 
     Yields:
         Where the work is done and, where there was a choice, why; in words.
@@ -226,12 +229,14 @@ def computing(
         with _started(file) as made, _client_of(made, tell, file.wait) as client:
             yield f"on the {file.kind} cluster of {file.path.name}, {_count(client)}"
     else:
-        with _this_machine(workers, memory_limit, size) as words:
+        with _this_machine(workers, memory_limit, size, fork) as words:
             yield words
 
 
 @contextmanager
-def _this_machine(workers: int | None, memory_limit: str | None, size: int) -> Iterator[str]:
+def _this_machine(
+    workers: int | None, memory_limit: str | None, size: int, fork: bool
+) -> Iterator[str]:
     import dask
     from dask import threaded
     from dask.system import CPU_COUNT
@@ -239,14 +244,21 @@ def _this_machine(workers: int | None, memory_limit: str | None, size: int) -> I
     count = workers or CPU_COUNT
     amount = f"{size / 1e9:.1f} GB of tiles"
     if memory_limit is None and size < LARGE:
-        _keep_freed_memory()
-        # A pool of our own: when the job is stopped, tasks that run are waited for.
+        obstacle = hindrance() if fork and count > 1 else ""
+        forked = ForkedPool(count) if fork and count > 1 and not obstacle else None
+        keep_freed_memory()
         with (
+            forked or nullcontext(),
+            # A pool of our own: when the job is stopped, tasks that run are waited for.
             ThreadPoolExecutor(count) as pool,
             # By its name, dask would look for a cluster first, and load distributed for it.
-            dask.config.set(scheduler=threaded.get, num_workers=count, pool=pool),
+            dask.config.set(
+                scheduler=forked.get if forked else threaded.get, num_workers=count, pool=pool
+            ),
         ):
-            yield f"on {count} threads" + (f" ({amount}: a small job)" if size else "")
+            reasons = [f"{amount}: a small job"] * bool(size) + [obstacle] * bool(obstacle)
+            said = f" ({'; '.join(reasons)})" if reasons else ""
+            yield f"on {_number(count, 'process' if forked else 'thread')}{said}"
         return
     if memory_limit is None:
         why = f"({amount}: a large job)"
@@ -260,24 +272,7 @@ def _this_machine(workers: int | None, memory_limit: str | None, size: int) -> I
     }
     file = ClusterFile(Path(), "local", options, dask=SETTINGS)
     with _started(file) as made, _client_of(made, lambda words: None):
-        yield f"on {count} worker processes {why}"
-
-
-def _keep_freed_memory() -> None:
-    """Let glibc, where it is, keep what this process frees for what it asks for next.
-
-    Threads that give memory back and ask again wait for each other in the kernel: with two threads
-    it was 8 % of the CPU of 20 x 20 tiles.
-    """
-    import ctypes
-
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError, TypeError):
-        return
-    trim_threshold, top_pad, mmap_threshold = -1, -2, -3
-    for name, size in ((trim_threshold, 16 * KEPT), (top_pad, 2 * KEPT), (mmap_threshold, KEPT)):
-        mallopt(name, size)
+        yield f"on {_number(count, 'worker process')} {why}"
 
 
 @contextmanager
@@ -357,8 +352,11 @@ def _client_of(place: Any, tell: Callable[[str], None], wait: float = 60) -> Ite
 
 
 def _count(client: Any) -> str:
-    n = len(client.nthreads())
-    return f"{n} worker{'s' * (n != 1)} so far"
+    return f"{_number(len(client.nthreads()), 'worker')} so far"
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 'es' if what.endswith('s') else 's'}"
 
 
 def _check_versions(client: Any, tell: Callable[[str], None]) -> None:

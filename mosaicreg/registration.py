@@ -110,6 +110,7 @@ def _measured(
         keys = [_key(mosaic, pairs, rows, options, stamps) for rows in batches]
         results = [journal.recall("pairs", key) for key in keys]
     missing = [k for k, result in enumerate(results) if result is None]
+    missing.sort(key=lambda k: -len(batches[k]))  # large ones first: workers end together
 
     def done(found: list[tuple[int, Any]]) -> None:
         for number, result in found:

@@ -75,6 +75,7 @@ FLOORS = (
         "synthetic",
     ),
     (
+        "processes",
         "cluster",
         "clusters",
         "lazy",
@@ -117,6 +118,7 @@ DASK_ROOMS = {
     "windows",
     "lazy",
     "tiling",
+    "processes",
     "cluster",
     "clusters",
     "assembly",

@@ -135,7 +135,7 @@ def test_worker_processes_with_a_memory_limit(tiles, tmp_path) -> None:
     result = run("register", tiles, "-o", tmp_path / "a.csv", "--workers", 1,
                  "--memory-limit", "1GB")  # fmt: skip
     assert result.returncode == 0, result.stderr
-    assert "1 worker processes of 1GB" in result.stderr
+    assert "1 worker process of 1GB" in result.stderr
 
 
 # --- trust ---------------------------------------------------------------------------------------

@@ -85,7 +85,7 @@ def test_a_small_job_does_not_load_distributed(tmp_path) -> None:
 def test_how_much_memory_there_is_is_known_without_distributed() -> None:
     """Every command asks; loading distributed for it would cost a fifth of the start."""
     code = (
-        "import sys; from mosaicreg.cluster import worker_room; print(*worker_room());"
+        "import sys; from mosaicreg.cluster import worker_room; print(*worker_room(1));"
         "assert 'distributed' not in sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

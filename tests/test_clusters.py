@@ -16,7 +16,6 @@ import pytest
 from mosaicreg import InputError, clusters, objects
 from mosaicreg.cluster import current_client, delayed_call, run_tasks, worker_room
 from mosaicreg.clusters import (
-    KEPT,
     KINDS,
     LARGE,
     SETTINGS,
@@ -26,6 +25,7 @@ from mosaicreg.clusters import (
     read_cluster_file,
 )
 from mosaicreg.errors import MissingExtraError
+from mosaicreg.processes import KEPT
 
 CONFIGS = Path(__file__).parents[1] / "cluster-configs"
 FILES = sorted(CONFIGS.glob("*.yaml"))
@@ -234,15 +234,16 @@ def test_an_encrypted_cluster_with_our_settings(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_small_job_takes_threads_and_a_large_one_processes() -> None:
-    with computing(workers=2) as place:
+def test_a_small_job_stays_in_this_process_or_forks_it_and_a_large_one_starts_a_cluster() -> None:
+    # Of what a fork takes, see test_processes.py; here other threads may run.
+    with computing(workers=2, fork=False) as place:
         assert place == "on 2 threads"
         assert dask.config.get("num_workers") == 2
         check_shared([Path("nowhere")])  # nobody else has to see it
-    with computing(workers=2, size=5_000_000) as place:
-        assert place == "on 2 threads (0.0 GB of tiles: a small job)"
+    with computing(workers=1, size=5_000_000) as place:
+        assert place == "on 1 thread (0.0 GB of tiles: a small job)"
     with computing(workers=1, size=LARGE) as place:
-        assert place == "on 1 worker processes (4.3 GB of tiles: a large job)"
+        assert place == "on 1 worker process (4.3 GB of tiles: a large job)"
         client = current_client()
         assert client is not None
         assert list(client.nthreads().values()) == [1]

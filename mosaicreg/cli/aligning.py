@@ -106,7 +106,7 @@ def align(fixed: Path, moving: Path, output: Path, **options: Any) -> None:
             raise InputError("a .stos has masks for both images or for none: give both, or neither")
         planes = _planes(fixed, moving, options)
         angles = _angle_range(options["angles"])
-        with working(options) as progress:
+        with working(options, fork=False) as progress:
             record = match_planes(
                 *planes, angles, options["flip"], options["scales"], options["min_overlap"],
                 progress,
@@ -182,7 +182,7 @@ def refine(stos: Path, output: Path, **options: Any) -> None:
                 )
         planes = _planes(paths["fixed"], paths["moving"], options)
         before = file.pixel_transform
-        with working(options) as progress:
+        with working(options, fork=False) as progress:
             refinement = _refined(planes, before, options, progress)
             write_stos(output, Stos(images[0], images[1], refinement.transform))
             _draw(options["picture"], planes, before, refinement.transform, progress)

@@ -54,7 +54,7 @@ def tiles(image: Path, output: Path, **options: Any) -> None:
     with errors_for_people():
         from mosaicreg.cutting import cut_image
 
-        with working(options) as progress:
+        with working(options, fork=False) as progress:
             cut = cut_image(
                 image,
                 output,

@@ -97,7 +97,7 @@ def _image(input: Path, output: Path, suffix: str, options: dict[str, Any]) -> N
         keys = ("region", "level", "channel", "plane", "raw")
         export.write_picture(input, output, **{key: options[key] for key in keys})
     elif suffix in (".tif", ".tiff"):
-        with working(options) as progress:
+        with working(options, fork=False) as progress:
             export.write_ome_tiff(
                 input, output, compression=options["compression"], progress=progress
             )

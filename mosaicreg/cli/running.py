@@ -79,11 +79,15 @@ GO_ON = "What is finished is kept; run the same command again to go on."
 
 @contextmanager
 def working(
-    options: dict[str, Any], mosaic: Mosaic | None = None, output: AnyPath | None = None
+    options: dict[str, Any],
+    mosaic: Mosaic | None = None,
+    output: AnyPath | None = None,
+    fork: bool = True,
 ) -> Iterator[Any]:
     """A place to compute and a progress display, as the options ask.
 
-    With the tiles and the output at hand, workers elsewhere are asked whether they see them.
+    With the tiles and the output at hand, workers elsewhere are asked whether they see them. Where
+    tasks hand pixels on to each other, threads need not send them: ``fork`` is False.
     """
     from mosaicreg.cluster import dashboard_link
     from mosaicreg.clusters import check_shared, computing
@@ -93,6 +97,9 @@ def working(
         if not options["quiet"]:
             click.echo(words, err=True)
 
+    if output is not None:
+        import zarr  # noqa: F401  # here once, not by each of the workers forked below
+
     where = computing(
         options["scheduler"],
         options["cluster"],
@@ -100,6 +107,7 @@ def working(
         options["memory_limit"],
         mosaic.nbytes if mosaic is not None else 0,
         tell,
+        fork,
     )
     with (
         open_log(options["log_file"]) as log,

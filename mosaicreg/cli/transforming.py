@@ -97,7 +97,7 @@ def transform(stos: Path, output: Path, **options: Any) -> None:
         )
         click.echo(f"{image} ({header.shape}, {header.dtype}) by {file.transform}")
         size = options["pixel_size"]
-        with working(options) as progress:
+        with working(options, fork=False) as progress:
             write_ome_zarr(
                 result,
                 output,

@@ -1,0 +1,298 @@
+"""Forked workers: the same results and words as one thread, and no process left behind."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mosaicreg import processes
+from mosaicreg.imagefile import read_header
+from mosaicreg.journal import LOG
+from mosaicreg.processes import hindrance
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux forks safely")
+
+OPTIONS = ("--chunk", "32", "--shard", "128")
+BEGUN = 12
+"""Objects in the journal when the work has begun and is far from its end."""
+
+
+@pytest.fixture(scope="module")
+def tiles(acquisition, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("input") / "tiles"
+    acquisition.write(folder)
+    return folder
+
+
+def stitch(tiles: Path, output: Path, workers: int = 2) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-W", "error", "-m", "mosaicreg", "stitch", tiles, "-o", output]
+    return subprocess.run(
+        [*map(str, command), *OPTIONS, "--workers", str(workers)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def pixels(path: Path) -> dict[str, bytes]:
+    """Every file of every level."""
+    return {
+        str(p.relative_to(path)): p.read_bytes()
+        for level in path.glob("[0-9]*")
+        for p in level.rglob("*")
+        if p.is_file()
+    }
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tiles, tmp_path_factory) -> dict[str, bytes]:
+    """What one thread writes."""
+    path = tmp_path_factory.mktemp("undisturbed") / "out.ome.zarr"
+    done = stitch(tiles, path, workers=1)
+    assert "Working on 1 thread (" in done.stderr
+    return pixels(path)
+
+
+@contextmanager
+def at_work(tiles: Path, output: Path) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
+    """A job of two processes that is under way, in a process group of its own; its workers."""
+    command = ("-m", "mosaicreg", "stitch", str(tiles), "-o", str(output), "--workers", "2")
+    child = subprocess.Popen(
+        [sys.executable, *command, *OPTIONS],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    try:
+        log = output / LOG
+        wait_for(lambda: log.is_dir() and len(list(log.iterdir())) >= BEGUN, child)
+        workers = children(child.pid)
+        assert len(workers) == 2
+        yield child, workers
+    finally:
+        child.kill()
+        child.communicate()
+
+
+def children(pid: int) -> list[int]:
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return [int(c) for task in tasks for c in (task / "children").read_text().split()]
+
+
+def wait_for(condition: Callable[[], bool], child: subprocess.Popen[str] | None = None) -> None:
+    end = time.monotonic() + 60
+    while not condition():
+        assert child is None or child.poll() is None, child.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.002)
+
+
+def gone(pids: list[int]) -> bool:
+    return not any(Path(f"/proc/{pid}/cmdline").exists() and state(pid) != "Z" for pid in pids)
+
+
+def state(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return "Z"
+
+
+def python(code: str) -> subprocess.CompletedProcess[str]:
+    """Code in a process of its own, where nothing else runs."""
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False
+    )
+
+
+# --- results -------------------------------------------------------------------------------------
+
+
+def test_two_processes_write_what_one_thread_writes(tiles, undisturbed, tmp_path) -> None:
+    path = tmp_path / "out.ome.zarr"
+    done = stitch(tiles, path)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"Working on 2 processes \(0\.0 GB of tiles: a small job\)", done.stderr)
+    assert pixels(path) == undisturbed
+
+
+def test_tasks_alone_are_done_by_workers_and_graphs_by_threads() -> None:
+    code = """
+import os
+from dask.delayed import delayed
+from mosaicreg.cluster import all_threads, current_client, delayed_call, run_tasks, worker_room
+from mosaicreg.clusters import computing
+whole, _ = worker_room(1)
+with computing(workers=2) as place:
+    assert place == "on 2 processes", place
+    alone = run_tasks([delayed_call(os.getpid) for _ in range(9)], "work")
+    together = run_tasks([delayed_call(max, delayed(os.getpid)(), 0) for _ in range(9)], "work")
+    assert current_client() is None and all_threads(2) == 2
+    assert worker_room(2) == (whole // 2, 1)
+assert os.getpid() not in alone and set(alone) != set(together) == {os.getpid()}
+"""
+    done = python(code)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_peak_is_that_of_the_largest_worker() -> None:
+    code = """
+import numpy as np
+from mosaicreg.cluster import delayed_call, peak_memory, run_tasks
+from mosaicreg.clusters import computing
+with computing(workers=2):
+    before = peak_memory()
+    run_tasks([delayed_call(np.ones, 0)] * 2 + [delayed_call(lambda: np.ones(4 << 23).size)], "x")
+    assert peak_memory() - before > 200 << 20
+assert peak_memory() < 200 << 20
+"""
+    done = python(code)
+    assert done.returncode == 0, done.stderr
+
+
+# --- where a fork is not safe --------------------------------------------------------------------
+
+
+def test_what_hinders_a_fork(monkeypatch) -> None:
+    monkeypatch.setattr(threading, "enumerate", lambda: [threading.main_thread()])
+    monkeypatch.delitem(sys.modules, "obstore", raising=False)
+    assert hindrance() == ""
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "obstore", processes)
+        assert hindrance() == "connections to object stores cannot be shared"
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "platform", "darwin")
+        assert hindrance() == "only Linux forks safely"
+    idle = threading.Thread(name="zarr_io")
+    other = threading.Thread(name="mine")
+    monkeypatch.setattr(threading, "enumerate", lambda: [threading.main_thread(), idle])
+    assert hindrance() == ""
+    monkeypatch.setattr(threading, "enumerate", lambda: [threading.main_thread(), other])
+    assert hindrance() == "other threads run in this process"
+
+
+def test_threads_do_the_work_where_a_fork_is_not_safe_and_that_is_said() -> None:
+    code = """
+import os, threading
+from mosaicreg.cluster import delayed_call, run_tasks
+from mosaicreg.clusters import computing
+end = threading.Event()
+threading.Thread(target=end.wait).start()
+with computing(workers=2, size=10**8) as place:
+    print(place)
+    assert run_tasks([delayed_call(os.getpid)], "work") == [os.getpid()]
+end.set()
+"""
+    done = python(code)
+    said = "on 2 threads (0.1 GB of tiles: a small job; other threads run in this process)"
+    assert done.stdout.strip() == said, done.stderr
+
+
+def test_what_zarr_runs_does_not_hinder_and_works_in_workers(tmp_path) -> None:
+    code = f"""
+import zarr
+from mosaicreg.cluster import delayed_call, run_tasks
+from mosaicreg.clusters import computing
+path = {str(tmp_path / "a.zarr")!r}
+zarr.create_array(path, shape=(9, 9), chunks=(3, 3), dtype="u1")[:] = 7
+read = lambda: int(zarr.open_array(path, mode="r")[:].sum())
+with computing(workers=2) as place:
+    assert place == "on 2 processes"
+    assert run_tasks([delayed_call(read) for _ in range(4)], "work") == [567] * 4
+"""
+    done = python(code)
+    assert done.returncode == 0, done.stderr
+
+
+# --- errors and ends -----------------------------------------------------------------------------
+
+
+def test_a_damaged_tile_is_told_in_the_same_words(acquisition, tmp_path) -> None:
+    tiles = tmp_path / "tiles"
+    acquisition.write(tiles)
+    damaged = sorted(tiles.glob("*.tif"))[5]
+    content = bytearray(damaged.read_bytes())
+    header = read_header(damaged)
+    damaged.write_bytes(content[: -np.prod(header.shape) // 2])
+    said = {}
+    for workers in (1, 2):
+        done = stitch(tiles, tmp_path / f"{workers}.ome.zarr", workers)
+        assert done.returncode == 2, done.stderr
+        said[workers] = done.stderr.splitlines()[-1]
+    assert said[1] == said[2]
+    assert damaged.name in said[1]
+
+
+def test_errors_of_tasks_are_the_same_errors() -> None:
+    code = """
+import errno
+from mosaicreg.cluster import delayed_call, run_tasks
+from mosaicreg.clusters import computing
+from mosaicreg.errors import ImageError, InputError, StorageError
+def fail(error):
+    raise error
+full = OSError(errno.ENOSPC, "No space left on device", "/full/disk")
+with computing(workers=2) as place:
+    assert place == "on 2 processes"
+    for error in (InputError("odd", ["tile 7"]), ImageError("a.tif: odd"), StorageError("x"), full):
+        try:
+            run_tasks([delayed_call(fail, error)], "work")
+        except Exception as found:
+            assert type(found) is type(error) and str(found) == str(error), found
+            assert vars(found) == vars(error)
+            assert getattr(found, "filename", None) == getattr(error, "filename", None)
+            assert getattr(found, "errno", None) == getattr(error, "errno", None)
+        else:
+            raise AssertionError(error)
+    assert run_tasks([delayed_call(abs, -1)], "work") == [1]
+"""
+    done = python(code)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_stopped_as_a_terminal_stops_it(sent, code, tiles, undisturbed, tmp_path) -> None:
+    """The signal reaches the workers, too."""
+    path = tmp_path / "out.ome.zarr"
+    with at_work(tiles, path) as (child, workers):
+        os.killpg(child.pid, sent)
+        _, said = child.communicate(timeout=60)
+        assert child.returncode == code
+        assert gone(workers)
+    assert said.endswith("What is finished is kept; run the same command again to go on.\n")
+    assert "Traceback" not in said
+    again = stitch(tiles, path)
+    assert again.returncode == 0, again.stderr
+    assert pixels(path) == undisturbed
+
+
+def test_workers_end_with_a_process_that_is_killed(tiles, undisturbed, tmp_path) -> None:
+    path = tmp_path / "out.ome.zarr"
+    with at_work(tiles, path) as (child, workers):
+        child.kill()
+        wait_for(lambda: gone(workers))
+    assert stitch(tiles, path).returncode == 0
+    assert pixels(path) == undisturbed
+
+
+def test_a_killed_worker_stops_the_job_which_says_what_to_do(tiles, undisturbed, tmp_path) -> None:
+    path = tmp_path / "out.ome.zarr"
+    with at_work(tiles, path) as (child, workers):
+        os.kill(workers[0], signal.SIGKILL)
+        _, said = child.communicate(timeout=60)
+        assert child.returncode == 4
+        assert gone(workers)
+    assert "mosaicreg: a worker process was killed, most often because memory ran out" in said
+    assert "--workers" in said
+    assert "--memory-limit" in said
+    assert "run the same command again to go on" in said
+    assert "Traceback" not in said
+    assert stitch(tiles, path, workers=1).returncode == 0
+    assert pixels(path) == undisturbed
