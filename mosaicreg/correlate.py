@@ -166,10 +166,16 @@ def match_strips(fixed: NDArray[Any], moving: NDArray[Any], search: Search) -> M
     Returns:
         The best match, or None where there is no signal: a flat strip or too few shifts.
     """
-    look = _look(fixed, moving, search)
+    strips = Strips.prepare(fixed, moving, search)
+    return None if strips is None else match_prepared(strips, search)
+
+
+def match_prepared(strips: Strips, search: Search) -> Match | None:
+    """`match_strips` of strips that are prepared."""
+    look = _look(strips.binned, search)
     if look is None:
         return None
-    fits = [refine(look.strips, start) for start in look.starts]
+    fits = [refine(strips, look.pair, start) for start in look.starts]
     winner = max(range(len(fits)), key=lambda k: fits[k].evidence)
     best = fits[winner]
     # Peaks that refinement brings to the same place were one.
@@ -192,25 +198,32 @@ def rough_match(
     fixed: NDArray[Any], moving: NDArray[Any], search: Search
 ) -> tuple[float, float, float] | None:
     """(z, dy, dx) as `match_strips` finds them, without refinement: the peak as it stands."""
-    look = _look(fixed, moving, search)
+    strips = Strips.prepare(fixed, moving, search)
+    return None if strips is None else rough_prepared(strips.binned, search)
+
+
+def rough_prepared(pair: BinnedPair, search: Search) -> tuple[float, float, float] | None:
+    """`rough_match` of strips that are prepared."""
+    look = _look(pair, search)
     if look is None:
         return None
-    dy, dx = look.starts[0] * look.strips.bin_by + search.origin
+    dy, dx = look.starts[0] * look.pair[0].by + search.origin
     return look.z, float(dy), float(dx)
 
 
-def _look(fixed: NDArray[Any], moving: NDArray[Any], search: Search) -> _Look | None:
+def _look(pair: BinnedPair, search: Search) -> _Look | None:
     """The peaks of the strips; of strips binned once more where those are faint and these higher.
 
     Noise and blur leave the coarse texture, and binning takes half of the noise away. Strips that
     do not belong together are given the same choice, so the null knows what it is worth.
     """
-    strips = Strips.prepare(fixed, moving, search)
-    look = None if strips is None else _Look.at(strips, search)
-    if strips is None or look is None or look.z >= FAINT:
+    look = _Look.at(pair, search)
+    if look is None or look.z >= FAINT:
         return look
-    coarse = strips.coarser()
-    second = coarse and _Look.at(coarse, search)
+    # Where binning once more leaves too little, the strips stay as they are.
+    if min(n for strip in pair for n in strip.image.shape) < 2 * FLATTEN:
+        return look
+    second = _Look.at((pair[0].coarser(), pair[1].coarser()), search)
     return second if second and second.z > look.z else look
 
 
@@ -219,42 +232,86 @@ class _Look:
     """The highest peaks of the correlation of two strips.
 
     Args:
-        strips: what was correlated.
+        pair: what was correlated.
         starts: (y, x) shift of each peak in question, the highest first, in the strips' binned px.
         heights: of the peaks.
         z, ratio: of the highest, see `Match`.
     """
 
-    strips: Strips
+    pair: BinnedPair
     starts: list[NDArray[np.float64]]
     heights: NDArray[np.float32]
     z: float
     ratio: float
 
     @classmethod
-    def at(cls, strips: Strips, search: Search) -> _Look | None:
+    def at(cls, pair: BinnedPair, search: Search) -> _Look | None:
         """None where there is no peak, or too few shifts to judge one."""
-        surface = strips.surface(search)
-        if surface is None:
+        if pair[0].is_flat or pair[1].is_flat:
             return None
-        height, valid, first = surface
+        first, last = binned_shifts(search, pair[0].by)
+        height, valid = correlation_surface(pair[0].flat, pair[1].flat, first, last)
+        if np.count_nonzero(valid) < MIN_SHIFTS:
+            return None
         peaks, heights = find_peaks(height, valid, CANDIDATES)
         if len(peaks) == 0:
             return None
         z, ratio = peak_statistics(height, valid, peaks, heights)
         few = 1 if ratio >= CLEAR_LEAD else CANDIDATES
         starts = [first + parabola(height, valid, p) for p in peaks[:few]]
-        return cls(strips, starts, heights, z, ratio)
+        return cls(pair, starts, heights, z, ratio)
+
+
+@dataclass(frozen=True, slots=True)
+class Binned:
+    """A stabilised strip, binned.
+
+    Args:
+        image: means of ``by`` x ``by`` px.
+        flat: the same without its local mean: what is correlated.
+    """
+
+    image: Image
+    flat: Image
+    by: int
+
+    @classmethod
+    def of(cls, image: Image, by: int) -> Binned:
+        """From pixels that are binned."""
+        return cls(image, flatten(image), by)
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether there is nothing to correlate."""
+        return float(np.vdot(self.flat, self.flat)) == 0
+
+    def coarser(self) -> Binned:
+        """The same strip, binned once more."""
+        return Binned.of(bin_mean(self.image, 2), 2 * self.by)
+
+    def cut(self, shape: tuple[int, ...]) -> Binned:
+        """The first rows and columns."""
+        rows, cols = shape
+        return Binned(self.image[:rows, :cols], self.flat[:rows, :cols], self.by)
+
+
+BinnedPair = tuple[Binned, Binned]
+"""The fixed and the moving strip, binned alike."""
+
+
+def binned_shifts(search: Search, by: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """First and last (y, x) shift of strips binned by so much, both included."""
+    first = np.floor(np.array(search.first) / by).astype(np.int64)
+    return first, np.ceil(np.array(search.last) / by).astype(np.int64)
 
 
 @dataclass(frozen=True, slots=True)
 class Strips:
-    """Two stabilised strips, as they are and binned."""
+    """The fixed and the moving strip, stabilised, as they are and binned."""
 
     fixed: Image
     moving: Image
-    bin_by: int
-    binned: tuple[Image, Image]
+    binned: BinnedPair
 
     @classmethod
     def prepare(cls, fixed: NDArray[Any], moving: NDArray[Any], search: Search) -> Strips | None:
@@ -262,25 +319,8 @@ class Strips:
         f, m = stabilise(fixed), stabilise(moving)
         if f is None or m is None:
             return None
-        bin_by = binning(search)
-        return cls(f, m, bin_by, (bin_mean(f, bin_by), bin_mean(m, bin_by)))
-
-    def coarser(self) -> Strips | None:
-        """The same strips, binned once more; None where that leaves too little."""
-        if min(n for strip in self.binned for n in strip.shape) < 2 * FLATTEN:
-            return None
-        f, m = (bin_mean(strip, 2) for strip in self.binned)
-        return Strips(self.fixed, self.moving, 2 * self.bin_by, (f, m))
-
-    def surface(self, search: Search) -> tuple[Image, NDArray[np.bool_], NDArray[np.int64]] | None:
-        """Correlation over binned shifts, which of them count, and the first (y, x)."""
-        f, m = (flatten(strip) for strip in self.binned)
-        if not (f.any() and m.any()):
-            return None
-        first = np.floor(np.array(search.first) / self.bin_by).astype(np.int64)
-        last = np.ceil(np.array(search.last) / self.bin_by).astype(np.int64)
-        height, valid = correlation_surface(f, m, first, last)
-        return (height, valid, first) if np.count_nonzero(valid) >= MIN_SHIFTS else None
+        by = binning(search)
+        return cls(f, m, (Binned.of(bin_mean(f, by), by), Binned.of(bin_mean(m, by), by)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,7 +337,7 @@ class Fit:
     evidence: float
 
 
-def refine(strips: Strips, start: NDArray[np.float64]) -> Fit:
+def refine(strips: Strips, pair: BinnedPair, start: NDArray[np.float64]) -> Fit:
     """The shift near ``start`` at which the strips agree best, by least squares.
 
     First on the binned strips, well smoothed where they are not binned at all: those converge from
@@ -305,16 +345,17 @@ def refine(strips: Strips, start: NDArray[np.float64]) -> Fit:
 
     Args:
         strips: as prepared.
-        start: (y, x) shift of the moving strip, in binned px. A fit that leaves it by more than
+        pair: the strips in which the peak was found.
+        start: (y, x) shift of the moving strip, in their px. A fit that leaves it by more than
             `REACH` is not believed; what was found before stands, with a large sigma.
     """
-    binned = strips.bin_by > 1
+    by = pair[0].by
     shift = np.asarray(start, dtype=np.float64)
-    rough = fit_near(*strips.binned, shift, REACH, 4 if binned else 8, fine=False)
-    shift = (shift if rough is None else rough.shift) * strips.bin_by
+    rough = fit_near(pair[0].image, pair[1].image, shift, REACH, 4 if by > 1 else 8, fine=False)
+    shift = (shift if rough is None else rough.shift) * by
     fine = fit_near(strips.fixed, strips.moving, shift, REACH, 2, fine=True)
     if fine is None:
-        return Fit((float(shift[0]), float(shift[1])), REACH * strips.bin_by, 0.0, 0.0)
+        return Fit((float(shift[0]), float(shift[1])), REACH * by, 0.0, 0.0)
     surprise = np.arctanh(min(fine.correlation, 1 - 1e-6)) * np.sqrt(fine.area / GRAIN)
     return Fit(
         shift=(float(fine.shift[0]), float(fine.shift[1])),

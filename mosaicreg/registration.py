@@ -20,11 +20,14 @@ from mosaicreg import __version__
 from mosaicreg.alignment import AlignmentRecord
 from mosaicreg.cluster import Progress, delayed_call, one_blas_thread, run_tasks
 from mosaicreg.correlate import (
+    Binned,
+    BinnedPair,
     Match,
+    Strips,
     find_in_strips,
-    match_strips,
+    match_prepared,
     plan_offset,
-    rough_match,
+    rough_prepared,
 )
 from mosaicreg.errors import InputError
 from mosaicreg.geometry import Box, FloatArray, IntArray
@@ -285,7 +288,7 @@ def register_batch(
         if search is not None:
             for tile in pair:
                 pairs_of_tile[int(tile)].append(row)
-    null = _Null(batch, window, null_share, rough_turned if turning else rough_match)
+    null = _Null(batch, window, null_share, rough_turned if turning else rough_prepared)
     waiting: dict[int, NDArray[Any]] = {}
     for tile in range(len(batch.positions)):
         rows = pairs_of_tile.get(tile, [])
@@ -304,15 +307,18 @@ def register_batch(
                 continue
             other = waiting.pop(row)
             fixed, moving = (strip, other) if is_fixed else (other, strip)
+            strips = Strips.prepare(fixed, moving, search)
+            if strips is None:
+                continue
             match: Match | None
             if turning:
                 whole = batch.shapes[batch.pairs[row, 1]]
-                match = match_turned(fixed, moving, search, (int(whole[0]), int(whole[1])))
+                match = match_turned(strips, search, (int(whole[0]), int(whole[1])))
             else:
-                match = match_strips(fixed, moving, search)
+                match = match_prepared(strips, search)
             if match is not None:
                 columns[:, row] = [getattr(match, name) for name in names]
-            null.feed(row, fixed, moving, search)
+            null.feed(row, strips.binned, search)
     return columns, np.array(null.heights)
 
 
@@ -331,11 +337,11 @@ class _Null:
     ) -> None:
         self.batch, self.window, self.share, self.compare = batch, window, share, compare
         self.heights: list[float] = []
-        self._kept: dict[bool, deque[tuple[int, NDArray[Any]]]] = {
+        self._kept: dict[bool, deque[tuple[int, Binned]]] = {
             upright: deque(maxlen=NULL_MEMORY) for upright in (False, True)
         }
 
-    def feed(self, row: int, fixed: NDArray[Any], moving: NDArray[Any], search: Search) -> None:
+    def feed(self, row: int, pair: BinnedPair, search: Search) -> None:
         """Take the strips of one pair: compare with an earlier one, then remember them."""
         kept = self._kept[search.fixed.shape[0] > search.fixed.shape[1]]
         number = int(self.batch.numbers[row])
@@ -343,13 +349,12 @@ class _Null:
         if (number * 0.6180339887498949) % 1 < self.share:
             tile = int(self.batch.pairs[row, 0])
             for other, strip in kept:
-                if self._apart(tile, other) and _fits(strip, search.moving.shape):
-                    rows, cols = search.moving.shape
-                    match = self.compare(fixed, strip[:rows, :cols], search)
+                if self._apart(tile, other) and _fits(strip, pair[1]):
+                    match = self.compare((pair[0], strip.cut(pair[1].image.shape)), search)
                     if match is not None:
                         self.heights.append(match[0])
                     break
-        kept.append((int(self.batch.pairs[row, 1]), moving.copy()))
+        kept.append((int(self.batch.pairs[row, 1]), pair[1]))
 
     def _apart(self, one: int, other: int) -> bool:
         distance = np.abs(self.batch.positions[one] - self.batch.positions[other])
@@ -357,6 +362,7 @@ class _Null:
         return bool((distance >= reach).any())
 
 
-def _fits(strip: NDArray[Any], shape: tuple[int, int]) -> bool:
-    """Whether a strip of another pair can stand in for one of ``shape``."""
-    return all(0.9 * n <= m for n, m in zip(shape, strip.shape, strict=True))
+def _fits(other: Binned, strip: Binned) -> bool:
+    """Whether a strip of another pair can stand in for ``strip``."""
+    sides = zip(strip.image.shape, other.image.shape, strict=True)
+    return other.by == strip.by and all(0.9 * n <= m for n, m in sides)

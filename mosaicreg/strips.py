@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mosaicreg.geometry import Box
+from mosaicreg.robust import NORMAL, extended, median_of, scatter
 
 Image = NDArray[np.float32]
 
@@ -106,14 +107,14 @@ def despike(image: Image) -> Image:
     if min(image.shape) < 3:
         return image
     bend = np.abs(sample[:, 1:-1] - (sample[:, :-2] + sample[:, 2:]) * np.float32(0.5))
-    some = bend[:, :: 3 if bend.shape[1] > 12 else 1]
-    spread = np.float32(1.4826) * np.median(some)
-    if spread == 0 and some.any():
+    spread = scatter(bend)
+    largest = bend.max()
+    if spread == 0 and largest > 0:
         # More than half is exactly flat (saturated, or a background of zeros): that is no scatter.
-        spread = np.float32(1.4826) * np.median(some[some > 0])
-    if not (bend > SPIKE * spread).any():
+        spread = NORMAL * median_of(bend[bend > 0])
+    if largest <= SPIKE * spread:
         return image
-    margin = np.float32(3) * spread
+    margin = 3 * spread
     for view in (image.T, image):
         low = np.minimum(view[:-2], view[2:]) - margin
         high = np.maximum(view[:-2], view[2:]) + margin
@@ -151,12 +152,13 @@ def bin_mean(image: Image, by: int) -> Image:
 
 def flatten(image: Image) -> Image:
     """The image without its local mean, clipped at `CLIP` robust standard deviations."""
-    sums = np.pad(image, FLATTEN // 2, mode="symmetric")
+    sums = image
     for axis in (0, 1):
+        sums = extended(sums, axis, FLATTEN // 2, mirrored=True)
         sums = _nine_sums(sums.swapaxes(0, axis)).swapaxes(0, axis)
     flat = np.multiply(sums, np.float32(-1 / FLATTEN**2))
     flat += image
-    spread = np.float32(1.4826) * np.median(np.abs(flat[::2, ::2]))
+    spread = scatter(flat)
     if spread > 0:
         np.clip(flat, -CLIP * spread, CLIP * spread, out=flat)
     return flat

@@ -6,13 +6,15 @@ Pure functions on arrays. `fit_near` is the Gauss-Newton method (Baker & Matthew
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import comb
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from mosaicreg.robust import NORMAL, extended, median_of, thinned
 
 Image = NDArray[np.float32]
 
@@ -23,6 +25,8 @@ _MIN_ACROSS = 3
 _MOST_CUTS = 4
 """How often a fit may move its overlap by a whole pixel."""
 _MOST_STEPS = 8
+_ROUGH, _FINE = 5e-2, 2e-3
+"""px; a fit ends with a step smaller than this."""
 _SIGNIFICANT = 5.0
 """A stretch of this many standard errors is believed."""
 _OUTLIER = 5.0
@@ -55,12 +59,11 @@ def fit_near(
         overlap = Overlap.cut(f, m, base, order)
         if overlap is None:
             return None
-        step, sigma = overlap.fit(shift - base, fine)
+        step, sigma, correlation = overlap.fit(shift - base, fine)
         shift = base + step
         if not np.abs(shift - start).max() <= reach:
             return None
         if np.abs(step).max() <= 0.75 or attempt == _MOST_CUTS - 1:
-            correlation = overlap.correlation(step) if fine else np.nan
             return FineFit(shift, sigma, correlation, overlap.area)
     return None
 
@@ -99,9 +102,9 @@ class Overlap:
         # Edge pixels are left out where there are enough: smoothing and shifting made them up.
         edge = min(_PAD, across // 8)
         if edge < _PAD:
-            b = np.pad(b, _PAD - edge, mode="edge")
+            b = extended(extended(b, 0, _PAD - edge), 1, _PAD - edge)
         if edge == 0:
-            a = np.pad(a, 1, mode="edge")
+            a = extended(extended(a, 0, 1), 1, 1)
         margin = max(1, edge)
         rows, cols = (slice(margin, n - margin, stride) for n in a.shape)
         up, down = (slice(margin + s, a.shape[0] - margin + s, stride) for s in (-1, 1))
@@ -150,8 +153,12 @@ class Overlap:
             )
         return image
 
-    def fit(self, start: NDArray[np.float64], fine: bool) -> tuple[NDArray[np.float64], float]:
-        """The best shift near ``start`` and its standard error; NaN where nothing can be fitted.
+    def fit(
+        self, start: NDArray[np.float64], fine: bool
+    ) -> tuple[NDArray[np.float64], float, float]:
+        """The best shift near ``start``, its standard error, and the correlation there.
+
+        The shift is NaN where nothing can be fitted.
 
         Where the strips are stretched against each other (lens distortion, a bent section), the
         shift changes along them and a plain fit would lean to where the texture is. If that is
@@ -159,35 +166,40 @@ class Overlap:
         the overlap returned. A fit that is not ``fine`` leaves this out and has no error.
         """
         try:
-            plain = _Equations(self)
-            shift, outliers = self._converge(start, plain, 2e-3 if fine else 5e-2)
+            shift, moving, outliers = self._converge(start, equations := _Equations(self), fine)
             if not fine:
-                return shift, np.inf
-            v, u = self.trends
-            stretched = _Equations(self, [g * t for g in self.gradient for t in (v, u)])
-            solution, residual = stretched.solve(self.shifted(shift), outliers)
+                return shift, np.inf, np.nan
+            equations.stretch(self.gradient)
+            solution, residual = equations.solve(moving, outliers)
             # The gradient of fixed is partly the gradient of its noise, which says nothing about
             # the shift: only the part that the moving strip shares does.
             shared = max(self._shared_gradient(shift), 1e-3)
-            variance = np.maximum(stretched.variance(residual, outliers), 0)
+            variance = np.maximum(equations.variance(residual, outliers), 0)
             error = np.sqrt(variance * self.excess) / shared
             if (np.abs(solution[-4:]) > _SIGNIFICANT * error[-4:]).any():
-                shift, _ = self._converge(shift, stretched, 2e-3)
-            return shift, float(error[_STEP].max())
+                shift, moving, _ = self._converge(shift, equations, fine)
+            return shift, float(error[_STEP].max()), self.correlation(moving)
         except np.linalg.LinAlgError:
-            return np.full(2, np.nan), np.inf
+            return np.full(2, np.nan), np.inf, np.nan
 
     def _converge(
-        self, start: NDArray[np.float64], equations: _Equations, tolerance: float
-    ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        """Gauss-Newton steps from ``start``; the shift, and which pixels are outliers."""
+        self, start: NDArray[np.float64], equations: _Equations, fine: bool
+    ) -> tuple[NDArray[np.float64], Image, NDArray[np.int64]]:
+        """Gauss-Newton steps from ``start``.
+
+        Returns:
+            The shift, the moving strip as the last step had it (off by less than the tolerance),
+            and which pixels are outliers.
+        """
         shift = np.array(start, dtype=np.float64)
         outliers = np.empty(0, dtype=np.int64)
+        tolerance = _FINE if fine else _ROUGH
         # Where nothing changes (saturated, or a background of zeros) nothing is left over, and
         # nothing is said about the shift.
-        telling = 3 * np.flatnonzero(self.gradient[0].ravel()[::3])
+        telling = thinned(self.gradient[0]) != 0
         for _ in range(_MOST_STEPS):
-            solution, residual = equations.solve(self.shifted(shift), outliers)
+            moving = self.shifted(shift)
+            solution, residual = equations.solve(moving, outliers)
             # fixed + step . gradient = moving part, so the fitted slope is minus the step
             shift = shift - solution[_STEP]
             if not np.isfinite(shift).all():
@@ -195,13 +207,14 @@ class Overlap:
             if np.abs(shift).max() > _PAD - 3:
                 shift = np.clip(shift, 3 - _PAD, _PAD - 3)
                 break
-            np.abs(residual, out=residual)
-            spread = 1.4826 * float(np.median(residual[telling])) if telling.size else 0.0
+            off = np.abs(residual, out=residual).reshape(self.fixed.shape)
+            some = thinned(off)[telling]
+            spread = NORMAL * median_of(some) if some.size else 0.0
             if spread > 0:
-                outliers = np.flatnonzero(residual >= np.float32(_OUTLIER * spread))
+                outliers = np.flatnonzero(residual >= _OUTLIER * spread)
             if np.abs(solution[_STEP]).max() < tolerance:
                 break
-        return shift, outliers
+        return shift, moving, outliers
 
     def _shared_gradient(self, shift: NDArray[np.float64]) -> float:
         """Correlation of the two strips' gradients at ``shift``, from a quarter of the pixels."""
@@ -214,11 +227,11 @@ class Overlap:
             own, other = own + float(np.vdot(a, a)), other + float(np.vdot(b, b))
         return product / float(np.sqrt(own * other)) if own * other > 0 else 0.0
 
-    def correlation(self, shift: NDArray[np.float64]) -> float:
-        """Normalised cross-correlation at ``shift``, each side freed of its linear trend."""
+    def correlation(self, moving: Image) -> float:
+        """Normalised cross-correlation with the moving strip, each freed of its linear trend."""
         one = np.ones(self.fixed.size, dtype=np.float32)
         basis = np.stack([one, *(t.ravel() for t in self.trends)])
-        a, b = self.fixed.ravel(), self.shifted(np.clip(shift, -1, 1)).ravel()
+        a, b = self.fixed.ravel(), moving.ravel()
         scale = np.maximum(np.square(basis).sum(axis=1), np.float32(1e-6))
         a, b = (c - ((basis @ c) / scale) @ basis for c in (a, b))
         norm = float(np.vdot(a, a)) * float(np.vdot(b, b))
@@ -229,21 +242,30 @@ class _Equations:
     """The linear least squares of one Gauss-Newton step over one overlap.
 
     The unknowns are gain and its trends along v and u, minus the step (y, x), offset and its
-    trends, and what else is given. Only the first three rows of the design, those of the moving
-    strip, change from step to step, so all is kept in one place and nothing is copied.
+    trends; once stretched, also the trends of minus the step. Only the first three rows of the
+    design, those of the moving strip, change from step to step, so all is kept in one place and
+    nothing is copied.
     """
 
-    def __init__(self, overlap: Overlap, more: Sequence[Image] = ()) -> None:
+    def __init__(self, overlap: Overlap) -> None:
         self._trends = overlap.trends
         self._target = overlap.fixed.ravel()
-        shape = overlap.fixed.shape
-        self._design = np.empty((8 + len(more), self._target.size), dtype=np.float32)
-        rows = self._design.reshape(-1, *shape)
+        self._room = np.empty((12, self._target.size), dtype=np.float32)
+        self._design = self._room[:8]
+        rows = self._design.reshape(-1, *overlap.fixed.shape)
         for row, values in zip(
-            rows[3:], (*overlap.gradient, np.float32(1), *overlap.trends, *more), strict=True
+            rows[3:], (*overlap.gradient, np.float32(1), *overlap.trends), strict=True
         ):
             row[...] = values
         self._normal = np.empty((0, 0))
+
+    def stretch(self, gradient: tuple[Image, Image]) -> None:
+        """From now on the step may change linearly along v and u."""
+        self._design = self._room
+        rows = iter(self._room[8:].reshape(-1, *gradient[0].shape))
+        for slope in gradient:
+            for trend in self._trends:
+                np.multiply(slope, trend, out=next(rows))
 
     def solve(
         self, moving: Image, outliers: NDArray[np.int64]
@@ -276,9 +298,7 @@ def smooth(image: Image, order: int) -> Image:
     Edges are continued by their last pixel.
     """
     for axis in (0, 1):
-        margins = [(0, 0), (0, 0)]
-        margins[axis] = (order // 2, order // 2)
-        image = np.pad(image, margins, mode="edge").swapaxes(0, axis)
+        image = extended(image, axis, order // 2).swapaxes(0, axis)
         for _ in range(order):
             image = image[:-1] + image[1:]
         image = image.swapaxes(0, axis)
@@ -286,7 +306,7 @@ def smooth(image: Image, order: int) -> Image:
 
 
 def _ramp(n: int) -> Image:
-    return np.linspace(-1, 1, n, dtype=np.float32) if n > 1 else np.zeros(n, dtype=np.float32)
+    return np.arange(1 - n, n, 2, dtype=np.float32) / np.float32(max(1, n - 1))
 
 
 def _weighted_sum(images: list[Image], weights: list[float]) -> Image:

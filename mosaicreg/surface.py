@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.fft import irfft2, next_fast_len, rfft2
 
+from mosaicreg.robust import NORMAL, median_of
+
 Image = NDArray[np.float32]
 
 MIN_AREA = 0.1
@@ -36,8 +38,8 @@ def correlation_surface(
         next_fast_len(int(max(f.shape[k] - first[k], m.shape[k] + last[k])), real=True)
         for k in (0, 1)
     ]
-    product = rfft2(f, size)
-    product *= np.conj(rfft2(m, size))
+    product, other = rfft2(f, size), rfft2(m, size)
+    product *= np.conj(other, out=other)
     rows = np.arange(first[0], last[0] + 1)
     cols = np.arange(first[1], last[1] + 1)
     cross = irfft2(product, size)[np.ix_(rows % size[0], cols % size[1])]
@@ -71,8 +73,10 @@ def _box_sums(
     x1: NDArray[np.int64],
 ) -> NDArray[np.float64]:
     """Sum of squares over the boxes y0[i]:y1[i], x0[j]:x1[j], as an (i, j) array."""
+    if image.shape[0] < image.shape[1]:  # along the longer axis first, over rows in memory
+        return _box_sums(np.ascontiguousarray(image.T), x0, x1, y0, y1).T
     squares = np.square(image, dtype=np.float64)
-    return _range_sums(_range_sums(squares, y0, y1).T, x0, x1).T
+    return _range_sums(np.ascontiguousarray(_range_sums(squares, y0, y1).T), x0, x1).T
 
 
 def _range_sums(
@@ -120,8 +124,8 @@ def peak_statistics(
     values = height[rest]
     if values.size < MIN_SHIFTS // 2:
         return 0.0, 1.0
-    middle = np.median(values)
-    spread = 1.4826 * np.median(np.abs(values - middle))
+    middle = median_of(values)
+    spread = NORMAL * median_of(np.abs(values - middle))
     z = (heights[0] - middle) / spread if spread > 0 else 0.0
     ratio = heights[0] / heights[1] if len(heights) > 1 else np.inf
     return float(z), float(ratio)
@@ -130,13 +134,15 @@ def peak_statistics(
 def parabola(height: Image, valid: NDArray[np.bool_], peak: NDArray[np.int64]) -> Any:
     """The peak's index with the vertex of a parabola through each axis' three points."""
     place = peak.astype(np.float64)
+    top = (int(peak[0]), int(peak[1]))
     for axis in (0, 1):
-        step = np.array([1 - axis, axis])
-        ends = np.stack([peak - step, peak + step])
-        if (ends < 0).any() or (ends >= height.shape).any() or not valid[tuple(ends.T)].all():
+        before, after = ((top[0] + s * (1 - axis), top[1] + s * axis) for s in (-1, 1))
+        if before[axis] < 0 or after[axis] >= height.shape[axis]:
             continue
-        low, high = height[tuple(ends.T)].astype(np.float64)
-        curve = low - 2 * height[tuple(peak)] + high
+        if not (valid[before] and valid[after]):
+            continue
+        low, middle, high = (float(height[at]) for at in (before, top, after))
+        curve = low - 2 * middle + high
         if curve < 0:
             place[axis] += 0.5 * (low - high) / curve
     return place

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,11 +24,13 @@ from mosaicreg.correlate import (
     CLEAR_LEAD,
     GRAIN,
     SAME,
+    BinnedPair,
     Match,
     Strips,
+    binned_shifts,
 )
 from mosaicreg.geometry import FloatArray
-from mosaicreg.strips import Image, Search, flatten
+from mosaicreg.strips import Image, Search
 from mosaicreg.subpixel import smooth
 from mosaicreg.surface import (
     MIN_SHIFTS,
@@ -68,27 +69,26 @@ class TurnedMatch(Match):
 
 
 def match_turned(
-    fixed: NDArray[Any], moving: NDArray[Any], search: Search, moving_shape: tuple[int, int]
+    strips: Strips, search: Search, moving_shape: tuple[int, int]
 ) -> TurnedMatch | None:
-    """Compare the strips that ``search`` describes at all small angles.
+    """Compare two strips at all small angles.
 
     Args:
-        fixed, moving: the pixels of ``search.fixed`` and ``search.moving``.
+        strips: prepared for ``search``.
         search: the shifts to try, at the centre of the moving strip.
         moving_shape: of the whole moving image.
 
     Returns:
         The best match, or None where there is no signal.
     """
-    strips = Strips.prepare(fixed, moving, search)
-    found = _best_angle(strips, search) if strips else None
-    if strips is None or found is None:
+    found = _best_angle(strips.binned, search)
+    if found is None:
         return None
     angle, height, valid, first = found
     peaks, heights = find_peaks(height, valid, CANDIDATES)
     z, ratio = peak_statistics(height, valid, peaks, heights)
     few = 1 if ratio >= CLEAR_LEAD else CANDIDATES
-    starts = [(first + parabola(height, valid, p)) * strips.bin_by for p in peaks[:few]]
+    starts = [(first + parabola(height, valid, p)) * strips.binned[0].by for p in peaks[:few]]
     f, m = (smooth(strip, 2) for strip in (strips.fixed, strips.moving))
     spline = spline_filter(m, order=3)
     fits = [_fit(f, m, spline, start, angle) for start in starts]
@@ -116,10 +116,9 @@ def match_turned(
     )
 
 
-def rough_turned(fixed: NDArray[Any], moving: NDArray[Any], search: Search) -> tuple[float] | None:
+def rough_turned(pair: BinnedPair, search: Search) -> tuple[float] | None:
     """(z,) as `match_turned` finds it, without refinement: what chance reaches over all angles."""
-    strips = Strips.prepare(fixed, moving, search)
-    found = _best_angle(strips, search) if strips else None
+    found = _best_angle(pair, search)
     if found is None:
         return None
     _, height, valid, _ = found
@@ -133,14 +132,13 @@ def rotation(angle: float) -> FloatArray:
 
 
 def _best_angle(
-    strips: Strips, search: Search
+    pair: BinnedPair, search: Search
 ) -> tuple[float, Image, NDArray[np.bool_], NDArray[np.int64]] | None:
     """The angle (radian) with the highest peak, its surface, shifts that count, the first one."""
-    f, m = (flatten(strip) for strip in strips.binned)
-    if not (f.any() and m.any()):
+    if pair[0].is_flat or pair[1].is_flat:
         return None
-    first = np.floor(np.array(search.first) / strips.bin_by).astype(np.int64)
-    last = np.ceil(np.array(search.last) / strips.bin_by).astype(np.int64)
+    f, m = (strip.flat for strip in pair)
+    first, last = binned_shifts(search, pair[0].by)
     best, found = 0.0, None
     for angle in _angles(max(min(a, b) for a, b in zip(f.shape, m.shape, strict=True))):
         height, valid = correlation_surface(f, _turned(m, angle), first, last)

@@ -26,6 +26,7 @@ FLOORS = (
         "pixels",
         "illumination",
         "phase",
+        "robust",
         "subpixel",
         "strips",
         "surface",
