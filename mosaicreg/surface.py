@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.fft import irfft2, next_fast_len, rfft2
+from scipy.fft import ifft, irfft, next_fast_len, rfft2
 
 from mosaicreg.robust import NORMAL, median_of
 
@@ -42,7 +42,9 @@ def correlation_surface(
     product *= np.conj(other, out=other)
     rows = np.arange(first[0], last[0] + 1)
     cols = np.arange(first[1], last[1] + 1)
-    cross = irfft2(product, size)[np.ix_(rows % size[0], cols % size[1])]
+    # Of the way back, only the rows of the window are gone to the end.
+    cross = irfft(ifft(product, axis=0, overwrite_x=True)[rows % size[0]], size[1])
+    cross = cross[:, cols % size[1]]
 
     y = _overlap_ends(rows, f.shape[0], m.shape[0])
     x = _overlap_ends(cols, f.shape[1], m.shape[1])
@@ -100,7 +102,8 @@ def find_peaks(
     height: Image, valid: NDArray[np.bool_], count: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """The ``count`` highest local maxima (5 x 5) above 0: (k, 2) indices (y, x) and heights."""
-    top = np.pad(height, 2, constant_values=-1)
+    top = np.full((height.shape[0] + 4, height.shape[1] + 4), -1, dtype=height.dtype)
+    top[2:-2, 2:-2] = height
     for axis in (0, 1):
         rows = top.swapaxes(0, axis)
         two = np.maximum(rows[:-1], rows[1:])
