@@ -217,12 +217,12 @@ class Overlap:
         return shift, moving, outliers
 
     def _shared_gradient(self, shift: NDArray[np.float64]) -> float:
-        """Correlation of the two strips' gradients at ``shift``, from a quarter of the pixels."""
+        """Correlation of the two strips' gradients at ``shift``, from a ninth of the pixels."""
         product = own = other = 0.0
         for axis in (0, 1):
-            a = self.gradient[axis][::2, ::2]
+            a = self.gradient[axis][::3, ::3]
             kernels = (_cubic_slope, _cubic) if axis == 0 else (_cubic, _cubic_slope)
-            b = self._sampled(shift, kernels, 2 * self.stride, a.shape)
+            b = self._sampled(shift, kernels, 3 * self.stride, a.shape)
             product += float(np.vdot(a, b))
             own, other = own + float(np.vdot(a, a)), other + float(np.vdot(b, b))
         return product / float(np.sqrt(own * other)) if own * other > 0 else 0.0
