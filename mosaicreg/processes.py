@@ -49,6 +49,11 @@ class ForkedPool(ProcessPoolExecutor):
     """
 
     def __init__(self, count: int) -> None:
+        # What is loaded now is shared; what is not, each process would load for itself.
+        import cloudpickle  # noqa: F401
+        import dask.delayed
+        import dask.local  # noqa: F401
+
         self.count = count
         keep_freed_memory()
         super().__init__(
@@ -104,8 +109,10 @@ def _begin(parent: int) -> None:
 
 def _compute(task: bytes) -> Any:
     import cloudpickle
+    from dask.local import get_sync
 
-    return cloudpickle.loads(task).compute(scheduler="synchronous")
+    # By its name, dask would look for a cluster first, and load distributed for it.
+    return cloudpickle.loads(task).compute(scheduler=get_sync)
 
 
 def peak_memory_of(process: int | str = "self") -> int:

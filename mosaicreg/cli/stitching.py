@@ -121,6 +121,7 @@ def register(input: AnyPath, output: AnyPath, **options: Any) -> None:
     written: stopped at any moment, the same command goes on.
     """
     from mosaicreg.layoutfile import load_layout, save_layout
+    from mosaicreg.registration import checked_neighbours, registration_lead
 
     with errors_for_people():
         check_layout_file(output, model=options["model"])
@@ -132,6 +133,8 @@ def register(input: AnyPath, output: AnyPath, **options: Any) -> None:
             finish(load_layout(output, need_tiles=False)[1], options, mosaic)
             return
         check_layout_file(output, options["overwrite"])
+        checked_neighbours(mosaic)
+        registration_lead(mosaic, options["channel"], options["plane"])
         click.echo(mosaic)
         with working(options, mosaic) as progress, kept_beside(output) as journal:
             layout = registered(mosaic, options, progress, journal)
