@@ -78,6 +78,7 @@ FLOORS = (
     (
         "processes",
         "cluster",
+        "clusterfile",
         "clusters",
         "lazy",
         "flatfield",
@@ -121,6 +122,7 @@ DASK_ROOMS = {
     "tiling",
     "processes",
     "cluster",
+    "clusterfile",
     "clusters",
     "assembly",
     "archive",

@@ -15,15 +15,8 @@ import pytest
 
 from mosaicreg import InputError, clusters, objects
 from mosaicreg.cluster import current_client, delayed_call, run_tasks, worker_room
-from mosaicreg.clusters import (
-    KINDS,
-    LARGE,
-    SETTINGS,
-    check_shared,
-    computing,
-    environment,
-    read_cluster_file,
-)
+from mosaicreg.clusterfile import KINDS, SETTINGS, environment, read_cluster_file
+from mosaicreg.clusters import LARGE, check_shared, computing
 from mosaicreg.errors import MissingExtraError
 from mosaicreg.processes import KEPT
 

@@ -32,7 +32,8 @@ from mosaicreg import (
     solve_layout,
     write_ome_zarr,
 )
-from mosaicreg.clusters import computing, read_cluster_file
+from mosaicreg.clusterfile import read_cluster_file
+from mosaicreg.clusters import computing
 from mosaicreg.objects import ObjectPath
 
 CONFIGS = Path(__file__).parents[1] / "cluster-configs"
