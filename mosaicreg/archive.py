@@ -10,14 +10,12 @@ import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import dask.array as da
 import numpy as np
 from numpy.typing import NDArray
 
 from mosaicreg import __version__, omezarr, shards
-from mosaicreg.assembly import BlockPlan, Recipe, recipe_of, render_plan
 from mosaicreg.cluster import Progress, delayed_call, run_tasks
 from mosaicreg.errors import InputError
 from mosaicreg.geometry import Box, TileGrid, as_pair
@@ -26,16 +24,20 @@ from mosaicreg.layout import Layout
 from mosaicreg.mosaic import AXES, Mosaic
 from mosaicreg.objects import AnyPath, seen_from
 from mosaicreg.omezarr import CHUNK, SHARD, Pyramid, Version
+from mosaicreg.recipe import BlockPlan, Recipe, render_plan
 from mosaicreg.shards import Receipt
 from mosaicreg.source import FileSource, stamps_of
 from mosaicreg.store import Folder, Objects, Place, Store, open_store
+
+if TYPE_CHECKING:
+    import dask.array as da
 
 CHECKED_TOGETHER = 32
 """Shards whose bytes one task reads and sums up."""
 
 
 def write_ome_zarr(
-    image: da.Array,
+    image: da.Array | Recipe,
     path: Place,
     *,
     mosaic: Mosaic | None = None,
@@ -62,7 +64,8 @@ def write_ome_zarr(
 
     Args:
         image: (leading..., y, x), of any chunks. As `mosaicreg.assemble` returns it, a shard
-            depends on the tiles that touch it; of other arrays, on their dask name.
+            depends on the tiles that touch it; of other arrays, on their dask name. Or the recipe
+            alone, which needs no dask array.
         path: of the archive to make, or a store.
         mosaic: gives axes, pixel size and channel names where they are not given.
         layout: stored in the archive, with its pairs.
@@ -90,7 +93,7 @@ def write_ome_zarr(
     plan = Pyramid.plan(
         image.shape,
         image.dtype,
-        axes or (mosaic.axes if mosaic else AXES.get(image.ndim, "")),
+        axes or (mosaic.axes if mosaic else AXES.get(len(image.shape), "")),
         chunk=as_pair(chunk, "chunk"),
         shard=as_pair(shard, "shard"),
         pyramid=pyramid,
@@ -223,11 +226,13 @@ def _large_first(parts: list[int], places: list[Any], grid: TileGrid) -> list[in
     return [parts[k] for k in np.argsort(-heights[rows] * widths[cols], kind="stable")]
 
 
-def _finest(image: da.Array, plan: Pyramid) -> _Level:
+def _finest(image: da.Array | Recipe, plan: Pyramid) -> _Level:
+    if isinstance(image, Recipe):
+        return _drawn(image.with_blocks(plan.shard), plan)
+    from mosaicreg.assembly import recipe_of
+
     recipe = recipe_of(image)
-    if recipe is not None:
-        return _drawn(recipe.with_blocks(plan.shard), plan)
-    return _given(image, plan)
+    return _given(image, plan) if recipe is None else _finest(recipe, plan)
 
 
 def _drawn(recipe: Recipe, plan: Pyramid) -> _Level:
@@ -258,6 +263,8 @@ def _draw(plan: BlockPlan, store: Store, places: list[tuple[int, ...]]) -> list[
 
 def _given(image: da.Array, plan: Pyramid) -> _Level:
     """Level 0 of any dask array, cut into whole shards; a block may hold several planes."""
+    import dask.array as da
+
     leading = image.ndim - 2
     chunks = (*image.chunks[:leading], *plan.grid(0).chunks)
     if image.chunks != chunks:

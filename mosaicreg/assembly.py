@@ -1,15 +1,13 @@
 """`assemble`: the mosaic as a lazy dask array, one task per output block.
 
-Graph only, no pixel code: which tiles touch which block is worked out once in plain numbers, and
-each task carries just its own few tiles. Tasks are made when they are asked for: the array over a
-million tiles is a few columns, and a window of it is as many tasks as it has blocks.
+Graph only, no pixel code: `mosaicreg.recipe` knows how each block is made. Tasks are made when they
+are asked for: the array over a million tiles is a few columns, and a window of it is as many tasks
+as it has blocks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from functools import cached_property
 from itertools import product
 from typing import Any
 from uuid import uuid4
@@ -17,37 +15,11 @@ from uuid import uuid4
 import dask.array as da
 import numpy as np
 from dask.highlevelgraph import HighLevelGraph, Layer, MaterializedLayer
-from numpy.typing import NDArray
 
-from mosaicreg.errors import InputError
-from mosaicreg.geometry import (
-    Box,
-    FloatArray,
-    IntArray,
-    TileGrid,
-    as_pair,
-    bounding_box,
-    group_by_block,
-    owned_boxes,
-)
-from mosaicreg.journal import short_digest
 from mosaicreg.layout import Layout
 from mosaicreg.mosaic import Mosaic
-from mosaicreg.render import (
-    BLENDS,
-    INTERPOLATIONS,
-    Blend,
-    Interpolation,
-    Placed,
-    place,
-    render_block,
-    window_for,
-)
-from mosaicreg.source import Lead, TileSource
-from mosaicreg.turned import Pose, Turned, render_turned, turned_boxes, window_of
-
-BLOCK = 4096
-"""Side of an output block in px by default: one shard of the archive."""
+from mosaicreg.recipe import BLOCK, Recipe, recipe_for, render_plan
+from mosaicreg.render import Blend, Interpolation
 
 
 def assemble(
@@ -77,16 +49,8 @@ def assemble(
     Raises:
         InputError: where mosaic and layout differ, or an option does not exist.
     """
-    if len(mosaic) != len(layout) or (mosaic.names != layout.names).any():
-        raise InputError(f"the layout is of other tiles: {len(layout)}, not these {len(mosaic)}")
-    check_style(mosaic, blend, interpolation, fill)
-    recipe = Recipe(
-        source=mosaic.source,
-        positions=layout.positions,
-        shapes=mosaic.shapes,
-        style=_Style(mosaic.dtype, blend, interpolation, fill),
-        block=as_pair(block, "block"),
-        angles=layout.angles,
+    recipe = recipe_for(
+        mosaic, layout, blend=blend, interpolation=interpolation, fill=fill, block=block
     )
     layer = _Blocks(f"assemble-{uuid4().hex}", recipe)
     graph = HighLevelGraph({layer.name: layer}, {layer.name: set()})
@@ -98,148 +62,6 @@ def recipe_of(image: da.Array) -> Recipe | None:
     layers = getattr(image.dask, "layers", {})
     layer = layers.get(image.name)
     return layer.recipe if isinstance(layer, _Blocks) else None
-
-
-@dataclass(frozen=True, slots=True)
-class _Style:
-    dtype: np.dtype[Any]
-    blend: Blend
-    interpolation: Interpolation
-    fill: float
-
-
-@dataclass(frozen=True)
-class BlockPlan:
-    """All that the task of one output block needs; small, picklable, opaque to dask.
-
-    Args:
-        box: the block, in the layout's coordinates.
-        source: the tiles that touch it.
-        lead: which leading planes, one slice per axis.
-        positions, shapes: of these tiles.
-        angles: degrees by which they are turned; None where no tile of the mosaic is.
-    """
-
-    box: Box
-    source: TileSource
-    lead: Lead
-    positions: FloatArray
-    shapes: IntArray
-    style: _Style
-    angles: FloatArray | None = None
-
-    @cached_property
-    def leading(self) -> tuple[int, ...]:
-        """Lengths of the leading axes of the block."""
-        return tuple(
-            len(range(*part.indices(n)))
-            for part, n in zip(self.lead, self.source.leading, strict=True)
-        )
-
-
-@dataclass(frozen=True, eq=False)
-class Recipe:
-    """How to make any block of the mosaic, without making any.
-
-    Args:
-        source: all tiles.
-        positions, shapes: where they lie in the layout, and how large they are.
-        angles: degrees by which they are turned; None where none is.
-        block: (height, width) of a block, px.
-    """
-
-    source: TileSource
-    positions: FloatArray
-    shapes: IntArray
-    style: _Style
-    block: tuple[int, int]
-    angles: FloatArray | None = None
-
-    def with_blocks(self, block: tuple[int, int]) -> Recipe:
-        """The same mosaic in other blocks."""
-        return self if block == self.block else replace(self, block=block)
-
-    @cached_property
-    def boxes(self) -> IntArray:
-        """(n, 4) around the pixels that each tile owns."""
-        if self.angles is None:
-            return owned_boxes(self.positions, self.shapes)
-        return turned_boxes(self.positions, self.shapes, self.angles)
-
-    @cached_property
-    def canvas(self) -> Box:
-        """All pixels that tiles own, in the layout's coordinates."""
-        return bounding_box(self.boxes)
-
-    @property
-    def grid(self) -> TileGrid:
-        """The blocks of a plane."""
-        return TileGrid(self.canvas.shape, self.block)
-
-    @property
-    def chunks(self) -> tuple[tuple[int, ...], ...]:
-        """Block lengths, the way dask writes chunks; all planes in one where read together."""
-        leading = self.source.leading
-        if self.source.interleaved:
-            return (*((n,) for n in leading), *self.grid.chunks)
-        return (*((1,) * n for n in leading), *self.grid.chunks)
-
-    @property
-    def numblocks(self) -> tuple[int, ...]:
-        """Blocks along each axis."""
-        leading = self.source.leading
-        planes = (1,) * len(leading) if self.source.interleaved else leading
-        return (*planes, *self.grid.grid_shape)
-
-    @cached_property
-    def touching(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        """Which tiles touch which block, see `mosaicreg.geometry.group_by_block`."""
-        corner = np.array([self.canvas.y0, self.canvas.x0] * 2)
-        return group_by_block(self.boxes - corner, self.grid)
-
-    def tiles_of(self, row: int, col: int) -> NDArray[np.intp]:
-        """Numbers of the tiles that touch a block, ascending."""
-        starts, members = self.touching
-        number = row * self.grid.grid_shape[1] + col
-        return members[starts[number] : starts[number + 1]]
-
-    def plan(self, index: tuple[int, ...]) -> BlockPlan:
-        """What the task of one block needs."""
-        *planes, row, col = index
-        tiles = self.tiles_of(row, col)
-        return BlockPlan(
-            box=self.grid.box(row, col).shifted(self.canvas.y0, self.canvas.x0),
-            source=self.source.select(tiles),
-            lead=self.lead(tuple(planes)),
-            positions=self.positions[tiles],
-            shapes=self.shapes[tiles],
-            style=self.style,
-            angles=None if self.angles is None else self.angles[tiles],
-        )
-
-    def key(self, index: tuple[int, ...], stamps: NDArray[np.uint64]) -> int:
-        """A number that changes with anything that a block's pixels depend on.
-
-        ``stamps`` (n,) stand for the pixels of the tiles, see `mosaicreg.source.stamps_of`.
-        """
-        *planes, row, col = index
-        tiles = self.tiles_of(row, col)
-        box = self.grid.box(row, col).shifted(self.canvas.y0, self.canvas.x0)
-        style, lead = self.style, self.lead(tuple(planes))
-        return short_digest(
-            (style.dtype.str, style.blend, style.interpolation, style.fill),
-            (box, [(part.start, part.stop) for part in lead]),
-            stamps[tiles],
-            self.positions[tiles],
-            self.shapes[tiles],
-            None if self.angles is None else self.angles[tiles],
-        )
-
-    def lead(self, planes: tuple[int, ...]) -> Lead:
-        """Slices of the leading axes of a block."""
-        if self.source.interleaved:
-            return tuple(slice(0, n) for n in self.source.leading)
-        return tuple(slice(k, k + 1) for k in planes)
 
 
 class _Blocks(Layer):
@@ -283,47 +105,3 @@ class _Blocks(Layer):
         """Only the tasks for ``keys``."""
         tasks = {key: self[key] for key in keys if self._has(key)}
         return MaterializedLayer(tasks), {key: set() for key in tasks}
-
-
-def render_plan(plan: BlockPlan) -> NDArray[Any]:
-    """Read the windows that a block needs, and render it."""
-    if plan.angles is not None:
-        return _render_turned(plan, plan.angles)
-    placed = []
-    for tile, (position, shape) in enumerate(zip(plan.positions, plan.shapes, strict=True)):
-        size = (int(shape[0]), int(shape[1]))
-        owned, offset = place(position, size, plan.style.interpolation)
-        window = window_for(owned, offset, plan.box)
-        if window is not None:
-            pixels = plan.source.read(tile, window, plan.lead)
-            placed.append(Placed(owned, offset, window, pixels))
-    style = plan.style
-    return render_block(plan.box, placed, plan.leading, style.dtype, style.blend, style.fill)
-
-
-def _render_turned(plan: BlockPlan, angles: FloatArray) -> NDArray[Any]:
-    tiles = []
-    for tile, angle in enumerate(angles.tolist()):
-        (y, x), (height, width) = plan.positions[tile].tolist(), plan.shapes[tile].tolist()
-        pose = Pose((y, x), (height, width), angle)
-        window = window_of(pose, plan.box)
-        if window is not None:
-            tiles.append(Turned(pose, window, plan.source.read(tile, window, plan.lead)))
-    style = plan.style
-    return render_turned(
-        plan.box, tiles, plan.leading, style.dtype, style.blend, style.interpolation, style.fill
-    )
-
-
-def check_style(mosaic: Mosaic, blend: str, interpolation: str, fill: float) -> None:
-    """Raise InputError for a way to draw that does not exist, or a fill value that does not fit."""
-    if blend not in BLENDS or interpolation not in INTERPOLATIONS:
-        raise InputError(
-            f"blend must be one of {', '.join(BLENDS)} and interpolation one of "
-            f"{', '.join(INTERPOLATIONS)}, not {blend!r} and {interpolation!r}"
-        )
-    if mosaic.dtype.kind == "f":
-        return
-    info = np.iinfo(mosaic.dtype)
-    if not (info.min <= fill <= info.max and fill == int(fill)):
-        raise InputError(f"the fill value {fill} does not fit into pixels of type {mosaic.dtype}")

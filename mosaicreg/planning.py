@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from mosaicreg.assembly import Recipe
 from mosaicreg.cluster import IN_FLIGHT
 from mosaicreg.errors import InputError
 from mosaicreg.geometry import IntArray
 from mosaicreg.mosaic import Mosaic
 from mosaicreg.omezarr import Pyramid
+from mosaicreg.recipe import Recipe
 from mosaicreg.registration import batches_of, task_of
 from mosaicreg.render import STRIP
 from mosaicreg.timing import Seconds

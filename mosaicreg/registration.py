@@ -32,7 +32,6 @@ from mosaicreg.correlate import (
 from mosaicreg.errors import InputError
 from mosaicreg.geometry import Box, FloatArray, IntArray
 from mosaicreg.journal import Journal, digest
-from mosaicreg.lazy import open_lazy, window
 from mosaicreg.mosaic import Mosaic
 from mosaicreg.pairs import MEASURED, TURN, Pairs, judge
 from mosaicreg.source import Lead, TileSource, stamps_of
@@ -190,6 +189,8 @@ def find_offsets(
 
 def _offset_task(fixed: Any, moving: Any, expected: Any, max_shift: Any) -> Any:
     """A delayed `find_offset` that is handed strips, not images."""
+    from mosaicreg.lazy import open_lazy, window  # loads dask.array, which nothing else here needs
+
     images = [open_lazy(i) if isinstance(i, str | Path) else i for i in (fixed, moving)]
     for name, image in zip(("fixed", "moving"), images, strict=True):
         if len(image.shape) != 2 or 0 in image.shape:

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mosaicreg.assembly import BlockPlan, Recipe, render_plan
 from mosaicreg.cluster import delayed_call, run_tasks
 from mosaicreg.geometry import Box, IntArray
 from mosaicreg.mosaic import Mosaic
 from mosaicreg.omezarr import Pyramid, create_level
 from mosaicreg.pairs import MEASURED, TURN
+from mosaicreg.recipe import BlockPlan, Recipe, render_plan
 from mosaicreg.registration import (
     NULL_PAIRS,
     Batch,

@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import scipy  # its ndimage is loaded when it is used: for tiles that may be turned
 from numpy.typing import NDArray
-from scipy.ndimage import affine_transform, map_coordinates, spline_filter
 
 from mosaicreg.correlate import (
     CANDIDATES,
@@ -90,7 +90,7 @@ def match_turned(
     few = 1 if ratio >= CLEAR_LEAD else CANDIDATES
     starts = [(first + parabola(height, valid, p)) * strips.binned[0].by for p in peaks[:few]]
     f, m = (smooth(strip, 2) for strip in (strips.fixed, strips.moving))
-    spline = spline_filter(m, order=3)
+    spline = scipy.ndimage.spline_filter(m, order=3)
     fits = [_fit(f, m, spline, start, angle) for start in starts]
     winner = max(range(len(fits)), key=lambda k: fits[k].evidence)
     best = fits[winner]
@@ -163,7 +163,7 @@ def _turned(image: Image, angle: float) -> Image:
         return image
     centre = (np.array(image.shape) - 1) / 2
     back = rotation(-angle)
-    turned: Image = affine_transform(
+    turned: Image = scipy.ndimage.affine_transform(
         image, back, centre - back @ centre, order=1, mode="constant", cval=0.0
     )
     return turned
@@ -268,13 +268,16 @@ class _Points:
         if np.count_nonzero(inside) < LEAST_POINTS:
             return None
         source, away = source[:, inside], away[:, inside]
-        values = map_coordinates(spline, source, order=3, prefilter=False, mode="nearest")
+        values = scipy.ndimage.map_coordinates(
+            spline, source, order=3, prefilter=False, mode="nearest"
+        )
         gradient = np.empty_like(away)
         for axis in (0, 1):
             # Half a pixel to either side along the fixed strip's axes.
             side = (back[:, axis] * 0.5)[:, None]
             ahead, behind = (
-                map_coordinates(m, source + s * side, order=1, mode="nearest") for s in (1, -1)
+                scipy.ndimage.map_coordinates(m, source + s * side, order=1, mode="nearest")
+                for s in (1, -1)
             )
             gradient[axis] = ahead - behind
         middle = away.mean(axis=1)

@@ -71,6 +71,7 @@ FLOORS = (
         "turns",
         "layout",
         "layoutfile",
+        "recipe",
         "reopening",
         "sections",
         "synthetic",

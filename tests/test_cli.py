@@ -64,6 +64,47 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
     assert result.stdout.strip() == "set()"
 
 
+LOADED = """
+import sys
+from mosaicreg.cli import main
+main(sys.argv[1:], standalone_mode=False)
+print(*sys.modules, sep="\\n", file=sys.stderr)
+"""
+
+
+def test_small_jobs_load_only_what_they_need(tiles, tmp_path) -> None:
+    """dask.array alone would be an eighth of the start; what else is loaded, start.py knows."""
+    heavy = {
+        "dask.array",
+        "distributed",
+        "matplotlib",
+        "scipy.ndimage",
+        "pandas",
+        "mosaicreg.report",
+    }
+    layout, archives = tmp_path / "layout.json", (tmp_path / "a.ome.zarr", tmp_path / "b.ome.zarr")
+    loaded = set()
+    for words in (
+        ("stitch", tiles, "-o", archives[0]),
+        ("register", tiles, "-o", layout),
+        ("assemble", layout, "-o", archives[1]),
+    ):
+        command = [sys.executable, "-c", LOADED, *map(str, words), "--quiet"]
+        found = subprocess.run(command, capture_output=True, text=True, check=True)
+        modules = set(found.stderr.split())
+        assert not heavy & modules, words
+        loaded = loaded or modules
+    start = Path(__file__).parents[1] / "benchmarks" / "adapters" / "start.py"
+    code = f"import runpy, sys; runpy.run_path({str(start)!r}); print(*sys.modules)"
+    started = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    ours = ("mosaicreg.", "dask.", "scipy.", "zarr.", "numcodecs.")
+    assert {m for m in loaded if m.startswith(ours)} == {
+        m for m in started.stdout.split() if m.startswith(ours)
+    }
+
+
 # --- the whole job -------------------------------------------------------------------------------
 
 

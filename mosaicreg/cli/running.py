@@ -242,9 +242,9 @@ def registered(
 
 def check_output(output: AnyPath, options: dict[str, Any], mosaic: Mosaic) -> None:
     """Everything about the output that can be known to fail, before anything is written."""
-    from mosaicreg.assembly import check_style
     from mosaicreg.errors import InputError
     from mosaicreg.omezarr import Pyramid
+    from mosaicreg.recipe import check_style
     from mosaicreg.registration import checked_neighbours, registration_lead
 
     if mosaic.reads_from(output):
@@ -281,18 +281,16 @@ def planned(
     """What the job will take of workers with so much room (bytes, threads)."""
     from dataclasses import replace
 
-    from mosaicreg.assembly import assemble, recipe_of
     from mosaicreg.cluster import all_threads
     from mosaicreg.omezarr import Pyramid
     from mosaicreg.planning import plan_job
+    from mosaicreg.recipe import recipe_for
     from mosaicreg.registration import registration_lead
     from mosaicreg.timing import predict
 
-    image = assemble(mosaic, layout, blend=options["blend"], block=options["shard"])
-    recipe = recipe_of(image)
-    assert recipe is not None
+    recipe = recipe_for(mosaic, layout, blend=options["blend"], block=options["shard"])
     pyramid = Pyramid.plan(
-        image.shape,
+        recipe.shape,
         mosaic.dtype,
         mosaic.axes,
         chunk=options["chunk"],
@@ -371,9 +369,9 @@ def assemble_archive(
 ) -> None:
     """Compute the mosaic and write the archive, with the output options."""
     from mosaicreg.archive import write_ome_zarr
-    from mosaicreg.assembly import assemble
+    from mosaicreg.recipe import recipe_for
 
-    image = assemble(
+    recipe = recipe_for(
         mosaic,
         layout,
         blend=options["blend"],
@@ -382,7 +380,7 @@ def assemble_archive(
         block=options["shard"],
     )
     write_ome_zarr(
-        image,
+        recipe,
         output,
         mosaic=mosaic,
         layout=layout,

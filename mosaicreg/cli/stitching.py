@@ -63,8 +63,6 @@ def stitch(input: AnyPath, output: AnyPath, **options: Any) -> None:
     from mosaicreg.archive import begin, open_journal
     from mosaicreg.layout import kept_layout, stage_layout
     from mosaicreg.layoutfile import save_layout
-    from mosaicreg.progress import show_progress
-    from mosaicreg.report import check_page, write_report
 
     with errors_for_people():
         mosaic = open_tiles(input, options)
@@ -72,6 +70,8 @@ def stitch(input: AnyPath, output: AnyPath, **options: Any) -> None:
         if options["layout_out"]:
             check_layout_file(options["layout_out"], model=options["model"])
         if options["report"]:
+            from mosaicreg.report import check_page
+
             check_page(options["report"])
         layout_key, job = job_keys(mosaic, options)
         journal = open_journal(output, job, options["overwrite"])
@@ -93,6 +93,9 @@ def stitch(input: AnyPath, output: AnyPath, **options: Any) -> None:
                 save_layout(options["layout_out"], mosaic, layout, provenance)
             click.echo(f"Nothing to do: {output} is finished")
         if options["report"]:
+            from mosaicreg.progress import show_progress
+            from mosaicreg.report import write_report
+
             with show_progress(options["quiet"]) as progress:
                 write_report(output, options["report"], progress)
         if options["no_register"]:
