@@ -24,7 +24,7 @@ from mosaicreg.layout import Layout
 from mosaicreg.mosaic import AXES, Mosaic
 from mosaicreg.objects import AnyPath, seen_from
 from mosaicreg.omezarr import CHUNK, SHARD, Pyramid, Version
-from mosaicreg.recipe import BlockPlan, Recipe, render_plan
+from mosaicreg.recipe import BlockPlan, Recipe, render_bands
 from mosaicreg.shards import Receipt
 from mosaicreg.source import FileSource, stamps_of
 from mosaicreg.store import Folder, Objects, Place, Store, open_store
@@ -247,18 +247,16 @@ def _drawn(recipe: Recipe, plan: Pyramid) -> _Level:
 
     def task(store: Store, part: int) -> Any:
         places = [plan.shard_at(0, int(k)) for k in parts[part]]
-        return delayed_call(_draw, recipe.plan(_index(part, recipe.numblocks)), store, places)
+        block = recipe.plan(_index(part, recipe.numblocks))
+        return delayed_call(_draw, block, store, places, plan.chunk[0])
 
     return _Level(keys, parts, task)
 
 
-def _draw(plan: BlockPlan, store: Store, places: list[tuple[int, ...]]) -> list[Receipt]:
-    """Make one block of the mosaic and write it, a shard for each of its planes."""
-    pixels = render_plan(plan)
-    planes = pixels.reshape(-1, *pixels.shape[-2:])
-    return [
-        shards.write_shard(store, 0, at, plane) for at, plane in zip(places, planes, strict=True)
-    ]
+def _draw(plan: BlockPlan, store: Store, places: list[tuple[int, ...]], rows: int) -> list[Receipt]:
+    """Make one block, some rows at a time, and write a shard for each of its planes."""
+    bands = (band.reshape(-1, *band.shape[-2:]) for band in render_bands(plan, rows))
+    return shards.write_shards(store, 0, places, bands)
 
 
 def _given(image: da.Array, plan: Pyramid) -> _Level:

@@ -113,16 +113,16 @@ def native_block(path: AnyPath) -> tuple[int | None, int | None]:
     return int(height), int(width)
 
 
-def write_atomically(path: AnyPath, content: bytes | memoryview) -> None:
-    """Write a file so that it is either the old one or the complete new one."""
+def write_atomically(path: AnyPath, *pieces: bytes | memoryview) -> None:
+    """Write a file, piece by piece, so that it is either the old one or the complete new one."""
     if isinstance(path, ObjectPath):
-        path.write_bytes(content)
+        path.write_bytes(b"".join(pieces))
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(content)
+            file.writelines(pieces)
         Path(temporary).chmod(0o644)
         Path(temporary).replace(path)
     except BaseException:

@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from mosaicreg.chunks import CODEC
 from mosaicreg.errors import InputError
 from mosaicreg.geometry import TileGrid
 from mosaicreg.shards import BLOCK
@@ -183,7 +184,7 @@ def create_level(root: Any, pyramid: Pyramid, level: int) -> Any:
         dtype=pyramid.dtype,
         chunks=(*leading, *pyramid.chunk),
         shards=(*leading, *pyramid.shard),
-        compressors=BloscCodec(cname="zstd", clevel=1, shuffle="bitshuffle"),
+        compressors=BloscCodec(cname=CODEC[0], clevel=CODEC[1], shuffle="bitshuffle"),
         dimension_names=list(pyramid.axes),
         fill_value=0,
     )
@@ -206,7 +207,7 @@ def create_version_2(
         dtype=dtype,
         chunks=(*(1,) * (len(shape) - 2), *chunk),
         attributes={"_ARRAY_DIMENSIONS": list(axes)},  # xarray's names of axes
-        compressors=Blosc(cname="zstd", clevel=1, shuffle=Blosc.BITSHUFFLE),
+        compressors=Blosc(*CODEC, shuffle=Blosc.BITSHUFFLE),
         chunk_key_encoding={"name": "v2", "separator": "/"},
         fill_value=0,
     )

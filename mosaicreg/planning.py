@@ -25,7 +25,7 @@ from mosaicreg.registration import batches_of, task_of
 from mosaicreg.render import STRIP
 from mosaicreg.timing import Seconds
 
-PROGRAM = 200_000_000
+PROGRAM = 120_000_000
 """Bytes of a worker process that has loaded everything and done nothing."""
 BLENDED = 4
 """Strips of a block in floating point that blending holds at a time."""
@@ -242,13 +242,16 @@ def check_fits(plan: JobPlan) -> None:
     room = (plan.limit - PROGRAM) / plan.threads
     remedy = "give workers more memory, or fewer threads"
     shard = plan.pyramid.shard
-    share = room / sum(plan.memory[stage].values())
-    if stage != "register" and share > 0:
-        side = math.sqrt(share)
+    if stage != "register" and room > 0:
+        # What is compressed grows with the area of a shard, all else with its side.
+        squared = sum(plan.memory[stage].get(name, 0) for name in ("finer", "compressed"))
+        linear = sum(plan.memory[stage].values()) - squared
+        side = (math.sqrt(linear**2 + 4 * squared * room) - linear) / (2 * squared)
         smaller = [
-            max(c, int(s * side) // c * c) for s, c in zip(shard, plan.pyramid.chunk, strict=True)
+            max(c, int(s * side) // (2 * c) * 2 * c)  # an even number: the pyramid holds less
+            for s, c in zip(shard, plan.pyramid.chunk, strict=True)
         ]
-        if tuple(smaller) != shard and math.prod(smaller) <= share * math.prod(shard):
+        if tuple(smaller) != shard and math.prod(smaller) <= side**2 * math.prod(shard):
             remedy = f"use --shard {smaller[0]},{smaller[1]}, or {remedy}"
     raise InputError(
         f"a worker needs {size_in_words(plan.worker_memory)} and may use "
@@ -259,42 +262,46 @@ def check_fits(plan: JobPlan) -> None:
 
 
 def _write_terms(recipe: Recipe, mosaic: Mosaic, pyramid: Pyramid) -> Terms:
-    """The larger of two moments: while a block is blended, and while it is encoded."""
+    """A block is drawn and compressed a row of chunks at a time."""
     item = mosaic.dtype.itemsize
     planes = math.prod(mosaic.leading) if mosaic.source.interleaved else 1
-    block = math.prod(pyramid.shard) * item * planes
     work = 8 if mosaic.dtype == np.float64 else 4
-    strip = min(STRIP, pyramid.shard[0]) * pyramid.shard[1] * work * planes
-    blending = {
-        "tiles": _most_covered(recipe) * item * planes,
-        "block": block,
-        "blending": BLENDED * strip,
+    rows, width = pyramid.chunk[0], pyramid.shard[1]
+    terms = {
+        "tiles": _most_held(recipe, rows) * item * planes,
+        "rows": rows * width * item * planes,
+        "blending": BLENDED * min(STRIP, rows) * width * work * planes,
+        "compressed": math.prod(pyramid.shard) * item * planes,
     }
     if mosaic.source.interleaved:
-        blending["decoding"] = int(mosaic.shapes.prod(axis=1).max()) * item * planes
-    # One plane at a time: its chunks, and the shard that they become.
-    encoding = {"block": block, "encoding": 2 * block // planes}
-    return max(blending, encoding, key=lambda terms: sum(terms.values()))
+        terms["decoding"] = int(mosaic.shapes.prod(axis=1).max()) * item * planes
+    return terms
 
 
-def _most_covered(recipe: Recipe) -> int:
-    """Pixels of tiles that the fullest block needs."""
+def _most_held(recipe: Recipe, rows: int) -> int:
+    """Pixels of tiles that a block holds at a time, for some of its rows."""
     starts, members = recipe.touching
     boxes = recipe.boxes[members] - np.array([recipe.canvas.y0, recipe.canvas.x0] * 2)
     number = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
     row, col = np.divmod(number, recipe.grid.grid_shape[1])
     low = np.stack([row, col], axis=1) * np.array(recipe.block)
-    overlap = np.minimum(boxes[:, 2:], low + np.array(recipe.block)) - np.maximum(boxes[:, :2], low)
-    return int(np.bincount(number, overlap.prod(axis=1)).max(initial=0))
+    start = np.maximum(boxes[:, :2], low) - low
+    end = np.minimum(boxes[:, 2:], low + np.array(recipe.block)) - low
+    area = (end - start).prod(axis=1)
+    # Each is added to the first band of rows that needs it, and taken off after the last.
+    bands = -(-recipe.block[0] // rows) + 1
+    first, after = (number * bands + k for k in (start[:, 0] // rows, (end[:, 0] - 1) // rows + 1))
+    size = (len(starts) - 1) * bands
+    return int(np.cumsum(np.bincount(first, area, size) - np.bincount(after, area, size)).max())
 
 
 def _pyramid_terms(pyramid: Pyramid) -> Terms:
+    """A shard is made chunk by chunk; of those of the finer level, one is held where all fit."""
     item = pyramid.dtype.itemsize
-    block = math.prod(pyramid.shard) * item
-    rows = pyramid.chunk[0] * pyramid.shard[1]
-    reading = {"block": block, "finer rows": 2 * 4 * rows * item, "sums": 2 * rows * 4}
-    encoding = {"block": block, "encoding": 2 * block}
-    return max(reading, encoding, key=lambda terms: sum(terms.values()))
+    counts = [s // c for s, c in zip(pyramid.shard, pyramid.chunk, strict=True)]
+    block, chunk = (math.prod(n) * item for n in (pyramid.shard, pyramid.chunk))
+    finer = block * math.prod(1 + n % 2 for n in counts) if pyramid.zarr_format == 3 else 4 * chunk
+    return {"finer": finer, "chunks": 8 * chunk, "compressed": block}
 
 
 def _register_terms(

@@ -6,8 +6,9 @@ block carries just its own few tiles.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -220,33 +221,68 @@ class Recipe:
 
 
 def render_plan(plan: BlockPlan) -> NDArray[Any]:
-    """Read the windows that a block needs, and render it."""
-    if plan.angles is not None:
-        return _render_turned(plan, plan.angles)
-    placed = []
+    """Read the windows that a block needs, and render it; (leading..., y, x)."""
+    (block,) = render_bands(plan, plan.box.shape[0])
+    return block
+
+
+def render_bands(plan: BlockPlan, rows: int) -> Iterator[NDArray[Any]]:
+    """The same pixels in bands of some rows, from top to bottom; (leading..., rows, x).
+
+    Each tile is read when the first band needs it, and let go after the last.
+    """
+    tiles = _upright(plan) if plan.angles is None else _turned(plan, plan.angles)
+    held: dict[int, Any] = {}
+    style = plan.style
+    for y in range(plan.box.y0, plan.box.y1, rows):
+        band = Box(y, plan.box.x0, min(y + rows, plan.box.y1), plan.box.x1)
+        needed = [k for k, tile in enumerate(tiles) if tile.box.intersection(band)]
+        held = {k: held[k] for k in needed if k in held}  # the others go before more are read
+        held |= {k: tiles[k].read() for k in needed if k not in held}
+        drawn = [held[k] for k in needed]
+        if plan.angles is None:
+            yield render_block(band, drawn, plan.leading, style.dtype, style.blend, style.fill)
+        else:
+            yield render_turned(
+                band, drawn, plan.leading, style.dtype, style.blend, style.interpolation, style.fill
+            )
+        del drawn
+
+
+@dataclass(frozen=True, slots=True)
+class _Needed:
+    """A tile that a block needs: around the pixels that it owns, and what reads it."""
+
+    box: Box
+    read: Callable[[], Placed | Turned]
+
+
+def _upright(plan: BlockPlan) -> list[_Needed]:
+    def read(tile: int, owned: Box, offset: tuple[float, float], window: Box) -> Placed:
+        return Placed(owned, offset, window, plan.source.read(tile, window, plan.lead))
+
+    found = []
     for tile, (position, shape) in enumerate(zip(plan.positions, plan.shapes, strict=True)):
         size = (int(shape[0]), int(shape[1]))
         owned, offset = place(position, size, plan.style.interpolation)
         window = window_for(owned, offset, plan.box)
         if window is not None:
-            pixels = plan.source.read(tile, window, plan.lead)
-            placed.append(Placed(owned, offset, window, pixels))
-    style = plan.style
-    return render_block(plan.box, placed, plan.leading, style.dtype, style.blend, style.fill)
+            found.append(_Needed(owned, partial(read, tile, owned, offset, window)))
+    return found
 
 
-def _render_turned(plan: BlockPlan, angles: FloatArray) -> NDArray[Any]:
-    tiles = []
+def _turned(plan: BlockPlan, angles: FloatArray) -> list[_Needed]:
+    def read(tile: int, pose: Pose, window: Box) -> Turned:
+        return Turned(pose, window, plan.source.read(tile, window, plan.lead))
+
+    found = []
     for tile, angle in enumerate(angles.tolist()):
         (y, x), (height, width) = plan.positions[tile].tolist(), plan.shapes[tile].tolist()
         pose = Pose((y, x), (height, width), angle)
         window = window_of(pose, plan.box)
         if window is not None:
-            tiles.append(Turned(pose, window, plan.source.read(tile, window, plan.lead)))
-    style = plan.style
-    return render_turned(
-        plan.box, tiles, plan.leading, style.dtype, style.blend, style.interpolation, style.fill
-    )
+            found.append(_Needed(pose.box, partial(read, tile, pose, window)))
+    return found
 
 
 def check_style(mosaic: Mosaic, blend: str, interpolation: str, fill: float) -> None:

@@ -14,7 +14,8 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
-from mosaicreg.geometry import Box
+from mosaicreg import chunks
+from mosaicreg.geometry import Box, TileGrid
 from mosaicreg.store import Place, Store, open_store
 
 BLOCK = "mosaicreg_block"
@@ -45,21 +46,55 @@ def write_shard(place: Place, level: int, at: tuple[int, ...], pixels: NDArray[A
         at: its place, counted in shards: plane, row, column.
         pixels: (y, x), the part of the shard that lies inside the image.
     """
+    return write_shards(place, level, [at], [pixels[None]])[0]
+
+
+def write_shards(
+    place: Place, level: int, places: Sequence[tuple[int, ...]], bands: Iterable[NDArray[Any]]
+) -> list[Receipt]:
+    """Write whole shards that become known from top to bottom; only compressed bytes are held.
+
+    Args:
+        places: of the shards.
+        bands: (shards, y, x), one below the other: whole rows of chunks, but for the last.
+    """
     store = open_store(place)
     array = _open_level(store, level)
-    index = _inside(array, at)
-    whole = tuple(part.stop - part.start for part in index)
-    pixels = pixels[(None,) * (len(at) - 2)]
-    assert pixels.shape == whole, f"{pixels.shape} px are not a whole shard: it has {whole}"
-    objects = encode(array, index, pixels)
+    height, width = (part.stop - part.start for part in _inside(array, places[0])[-2:])
+    shape = _chunk_shape(array)
+    made: list[dict[chunks.Place, bytes]] = [{} for _ in places]
+    y = 0
+    for band in bands:
+        assert not y % shape[0], "a band ends within a row of chunks"
+        assert band.shape[-1] == width, f"{band.shape} px are not a whole shard's, {width} wide"
+        for parts, plane in zip(made, band, strict=True):
+            for row, column in product(*map(range, TileGrid(plane.shape, shape).grid_shape)):
+                pixels = plane[TileGrid(plane.shape, shape).box(row, column).slices]
+                content = chunks.compress(pixels, shape)
+                if content is not None:
+                    parts[y // shape[0] + row, column] = content
+        y += band.shape[-2]
+    assert y == height, f"{y} rows are not a whole shard: it has {height}"
+    return [_put(store, level, array, at, parts) for at, parts in zip(places, made, strict=True)]
+
+
+def _put(
+    store: Store, level: int, array: Any, at: tuple[int, ...], parts: dict[chunks.Place, bytes]
+) -> Receipt:
+    """Write what a shard has become, and remove what it no longer has."""
     keys = shard_keys(array, at)
-    assert objects.keys() <= set(keys), f"{at} became {list(objects)}, not of {keys}"
-    for key in keys:
-        if key in objects:
-            store.write(f"{level}/{key}", objects[key])
+    if array.shards:
+        objects = [chunks.join(parts, _chunk_counts(array)) if parts else []]
+    else:
+        inside = [part.stop - part.start for part in _inside(array, at)[-2:]]
+        counts = [-(-n // c) for n, c in zip(inside, array.chunks[-2:], strict=True)]
+        objects = [[parts[k]] if k in parts else [] for k in product(*map(range, counts))]
+    for key, pieces in zip(keys, objects, strict=True):
+        if pieces:
+            store.write(f"{level}/{key}", *pieces)
         else:
             store.remove(f"{level}/{key}")
-    return _receipt(objects[key] for key in keys if key in objects)
+    return _receipt(piece for pieces in objects for piece in pieces)
 
 
 def shard_keys(array: Any, at: tuple[int, ...]) -> list[str]:
@@ -105,44 +140,67 @@ def _inside(array: Any, at: tuple[int, ...]) -> tuple[slice, ...]:
     )
 
 
-def encode(array: Any, index: tuple[slice, ...], pixels: NDArray[Any]) -> dict[str, memoryview]:
-    """The objects of one shard by key; none for what holds nothing but the fill value.
-
-    zarr encodes them into memory, so that their bytes are known (and what they sum up to) before
-    the store sees them, and reach it in one piece.
-    """
-    import zarr
-    from zarr.storage import MemoryStore, StorePath
-
-    # A chunk whose middle pixel is not 0 need not be searched for one that is not, which takes a
-    # third of the time. Chunks of nothing else are left out either way.
-    middles = (
-        np.minimum(np.arange(0, n, c) + c // 2, n - 1)
-        for n, c in zip(pixels.shape[-2:], array.chunks[-2:], strict=True)
-    )
-    full = bool(pixels[..., *np.ix_(*middles)].all())
-    objects: dict[str, Any] = {}
-    shard = zarr.AsyncArray(
-        array.metadata, StorePath(MemoryStore(objects)), config={"write_empty_chunks": full}
-    )
-    with _few_threads():
-        zarr.Array(shard)[index] = pixels
-    return {key: memoryview(made.as_numpy_array()).cast("B") for key, made in objects.items()}
-
-
 def reduce_shard(place: Place, level: int, plane: tuple[int, ...], box: Box) -> Receipt:
-    """Make one shard of ``level`` from the level below, some chunk rows at a time."""
+    """Make one shard of ``level`` from the level below, chunk by chunk: these stay in the cache."""
     store = open_store(place)
     finer, coarser = _open_level(store, level - 1), _open_level(store, level)
-    out = np.empty(box.shape, dtype=finer.dtype)
-    rows = coarser.chunks[-2]
-    with _few_threads():
-        for y in range(box.y0, box.y1, rows):
-            end = min(y + rows, box.y1)
-            source = finer[(*plane, slice(2 * y, 2 * end), slice(2 * box.x0, 2 * box.x1))]
-            out[y - box.y0 : end - box.y0] = halve(source)
-    height, width = shard_shape(coarser)
-    return write_shard(store, level, (*plane, box.y0 // height, box.x0 // width), out)
+    (height, width), (rows, columns) = shard_shape(coarser), _chunk_shape(coarser)
+    within = _chunk_counts(finer)
+    first = box.y0 // rows, box.x0 // columns
+    # Those made from one finer shard follow each other: one of these is held at a time.
+    down, across = TileGrid(box.shape, (rows, columns)).grid_shape
+    places = sorted(
+        product(range(down), range(across)),
+        key=lambda at: tuple(2 * (f + k) // n for f, k, n in zip(first, at, within, strict=True)),
+    )
+    fine = np.empty((2 * rows, 2 * columns), dtype=finer.dtype)
+    one = np.empty((rows, columns), dtype=finer.dtype)
+    held = _Held(store, level - 1, finer, plane)
+    made: dict[chunks.Place, bytes] = {}
+    for at in places:
+        y, x = (2 * (f + k) for f, k in zip(first, at, strict=True))
+        ends = [
+            min(2 * size, n - k * size)
+            for size, n, k in zip((rows, columns), finer.shape[-2:], (y, x), strict=True)
+        ]
+        held.only(y, x)
+        for dy, dx in product(*(range(-(-n // c)) for n, c in zip(ends, one.shape, strict=True))):
+            chunks.decompress(held.chunk(y + dy, x + dx), one)
+            fine[dy * rows : (dy + 1) * rows, dx * columns : (dx + 1) * columns] = one
+        content = chunks.compress(halve(fine[: ends[0], : ends[1]]), (rows, columns))
+        if content is not None:
+            made[at] = content
+    return _put(store, level, coarser, (*plane, box.y0 // height, box.x0 // width), made)
+
+
+class _Held:
+    """The compressed chunks of a few shards of one plane."""
+
+    def __init__(self, store: Store, level: int, array: Any, plane: tuple[int, ...]) -> None:
+        self.store, self.level, self.array, self.plane = store, level, array, plane
+        self.counts = _chunk_counts(array)
+        self.shards: dict[chunks.Place, dict[chunks.Place, memoryview]] = {}
+
+    def only(self, y: int, x: int) -> None:
+        """Let go of all shards but that of chunk (y, x)."""
+        kept = y // self.counts[0], x // self.counts[1]
+        self.shards = {at: parts for at, parts in self.shards.items() if at == kept}
+
+    def chunk(self, y: int, x: int) -> memoryview | None:
+        """The bytes of chunk (y, x) of the level; None where it holds nothing."""
+        (row, y), (column, x) = divmod(y, self.counts[0]), divmod(x, self.counts[1])
+        if (row, column) not in self.shards:
+            self.shards[row, column] = self._read(row, column)
+        return self.shards[row, column].get((y, x))
+
+    def _read(self, row: int, column: int) -> dict[chunks.Place, memoryview]:
+        key = self.array.metadata.encode_chunk_key((*self.plane, row, column))
+        content = self.store.read(f"{self.level}/{key}")
+        if content is None:
+            return {}
+        if not self.array.shards:
+            return {(0, 0): memoryview(content)}
+        return chunks.split(content, self.counts)
 
 
 def halve(image: NDArray[Any]) -> NDArray[Any]:
@@ -153,8 +211,8 @@ def halve(image: NDArray[Any]) -> NDArray[Any]:
     height, width = image.shape
     if height % 2 or width % 2:
         image = np.pad(image, ((0, height % 2), (0, width % 2)), mode="edge")
-    corners = [image[y::2, x::2] for y in (0, 1) for x in (0, 1)]
     if image.dtype.kind == "f":
+        corners = [image[y::2, x::2] for y in (0, 1) for x in (0, 1)]
         known = [~np.isnan(c) for c in corners]
         if all(k.all() for k in known):
             total = (corners[0] + corners[1]) + (corners[2] + corners[3])
@@ -163,13 +221,11 @@ def halve(image: NDArray[Any]) -> NDArray[Any]:
         count = sum(k.astype(image.dtype) for k in known)
         with np.errstate(invalid="ignore"):  # four NaN pixels make one
             return np.asarray(total / count, dtype=image.dtype)
-    wide = np.int32
-    total = corners[0].astype(wide)
-    for corner in corners[1:]:
-        total += corner
-    total += 2
-    total >>= 2
-    return total.astype(image.dtype)
+    rows = np.add(image[::2], image[1::2], dtype=np.int32)
+    summed: NDArray[Any] = rows[:, ::2] + rows[:, 1::2]
+    summed += 2
+    summed >>= 2
+    return summed.astype(image.dtype)
 
 
 def _open_level(store: Store, level: int) -> Any:
@@ -178,8 +234,12 @@ def _open_level(store: Store, level: int) -> Any:
     return zarr.open_array(store.zarr(read_only=True), path=str(level), mode="r")
 
 
-def _few_threads() -> Any:
-    """One dask thread already fills one core; zarr's own threads only wait for disks."""
-    import zarr
+def _chunk_shape(array: Any) -> tuple[int, int]:
+    """(y, x) px of a chunk."""
+    return int(array.chunks[-2]), int(array.chunks[-1])
 
-    return zarr.config.set({"async.concurrency": 4})
+
+def _chunk_counts(array: Any) -> tuple[int, int]:
+    """(y, x) chunks of one object of a zarr array."""
+    (rows, columns), (height, width) = _chunk_shape(array), (array.shards or array.chunks)[-2:]
+    return height // rows, width // columns

@@ -37,8 +37,8 @@ class Store(Protocol):
     def read(self, key: str) -> bytes | None:
         """The content of an object, or None where there is none."""
 
-    def write(self, key: str, content: bytes | memoryview) -> None:
-        """Make or replace an object; others see the old one or the whole new one.
+    def write(self, key: str, *pieces: bytes | memoryview) -> None:
+        """Make or replace an object out of pieces; others see the old one or the whole new one.
 
         Raises:
             StorageError: where it cannot be written (no space, no permission).
@@ -100,11 +100,11 @@ class Folder:
         except (FileNotFoundError, NotADirectoryError):
             return None
 
-    def write(self, key: str, content: bytes | memoryview) -> None:
+    def write(self, key: str, *pieces: bytes | memoryview) -> None:
         """Write beside, then rename: half a file never has the name of a whole one."""
         path = self.path / key
         try:
-            write_atomically(path, content)
+            write_atomically(path, *pieces)
         except OSError as error:
             raise StorageError(f"{path} cannot be written: {error.strerror or error}") from error
 
@@ -167,11 +167,11 @@ class Objects:
         except FileNotFoundError:
             return None
 
-    def write(self, key: str, content: bytes | memoryview) -> None:
+    def write(self, key: str, *pieces: bytes | memoryview) -> None:
         """Put an object: the store shows the old one or the whole new one."""
         path = self.path / key
         try:
-            path.write_bytes(content)
+            path.write_bytes(b"".join(pieces))
         except path.failures() as error:
             reason = str(error).partition("\n\nDebug source")[0]
             raise StorageError(f"{path} cannot be written: {reason}") from error

@@ -9,15 +9,17 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mosaicreg.chunks import compress, decompress
 from mosaicreg.cluster import delayed_call, run_tasks
-from mosaicreg.geometry import Box, IntArray
+from mosaicreg.geometry import Box, IntArray, TileGrid
 from mosaicreg.mosaic import Mosaic
-from mosaicreg.omezarr import Pyramid, create_level
+from mosaicreg.omezarr import Pyramid
 from mosaicreg.pairs import MEASURED, TURN
 from mosaicreg.recipe import BlockPlan, Recipe, render_plan
 from mosaicreg.registration import (
@@ -28,10 +30,10 @@ from mosaicreg.registration import (
     register_batch,
     task_of,
 )
-from mosaicreg.shards import encode, halve
+from mosaicreg.shards import halve
 from mosaicreg.source import Lead, TileSource
 
-PAIRS = 3
+PAIRS = 2
 """Pairs that are compared after a first one, which loads what it needs."""
 SIDE = 1024
 """px, of the block that is drawn."""
@@ -126,13 +128,17 @@ def predict(
     small = recipe.with_blocks((min(SIDE, pyramid.shard[0]), min(SIDE, pyramid.shard[1])))
     middle = tuple(n // 2 for n in small.numblocks)
     middle = tuple(min(k, max(0, n - 2)) for k, n in zip(middle, small.numblocks, strict=True))
-    task = delayed_call(sample, samples, window, names, small.plan(middle), pyramid)
+    task = delayed_call(sample, samples, window, names, small.plan(middle), pyramid.chunk)
     rates: Rates = run_tasks([task], "sample")[0]
     return multiplied(rates, mosaic, recipe.with_blocks(pyramid.shard), pyramid, pairs, batches)
 
 
 def sample(
-    batches: list[Batch], window: int, names: tuple[str, ...], block: BlockPlan, pyramid: Pyramid
+    batches: list[Batch],
+    window: int,
+    names: tuple[str, ...],
+    block: BlockPlan,
+    chunk: tuple[int, int],
 ) -> Rates:
     """Compare the pairs of the last batch, draw and write the block, and time it all."""
     whole, pair = _Timed(block.source), 0.0
@@ -146,7 +152,7 @@ def sample(
     pixels = render_plan(replace(block, source=parts))
     blend = time.thread_time() - start - parts.seconds
     planes = pixels.reshape(-1, *pixels.shape[-2:])
-    encoding, decoding, halving = _written(planes[0], pyramid)
+    encoding, decoding, halving = _written(planes[0], chunk)
     window_area, reads = sum(parts.areas), max(1, len(parts.areas))
     if not batches:
         whole = parts
@@ -163,32 +169,22 @@ def sample(
     )
 
 
-def _written(pixels: NDArray[Any], pyramid: Pyramid) -> tuple[float, float, float]:
-    """CPU seconds to encode, decode and halve a block; in memory."""
-    import zarr
-    from zarr.storage import MemoryStore
-
-    plan = Pyramid.plan(
-        pixels.shape, pixels.dtype, "yx", chunk=pyramid.chunk, shard=pyramid.shard,
-        pyramid=False, version=pyramid.version,
-    )  # fmt: skip
-    array = create_level(
-        zarr.open_group(MemoryStore(), mode="w", zarr_format=plan.zarr_format), plan, 0
-    )
-    index = tuple(slice(0, n) for n in pixels.shape)
-    encode(array, index, pixels)  # loads the codecs
-    # zarr works in threads of its own: the clock of this one would not see it.
-    moments = [time.process_time()]
-    encode(array, index, pixels)
-    moments.append(time.process_time())
-    array[index] = pixels
-    moments.append(time.process_time())
-    read = array[index]
-    moments.append(time.process_time())
-    halve(read)
-    moments.append(time.process_time())
-    steps = np.diff(moments)
-    return float(steps[0]), float(steps[2]), float(steps[3])
+def _written(pixels: NDArray[Any], shape: tuple[int, int]) -> tuple[float, float, float]:
+    """CPU seconds to compress, decompress and halve a block of chunks of ``shape``."""
+    grid = TileGrid(pixels.shape, shape)
+    places = list(product(*map(range, grid.grid_shape)))
+    chunk = np.empty(shape, dtype=pixels.dtype)
+    decompress(compress(np.ones((1, 1), pixels.dtype), shape), chunk)  # loads the codec
+    moments = [time.thread_time()]
+    parts = [compress(pixels[grid.box(*at).slices], shape) for at in places]
+    moments.append(time.thread_time())
+    for part in parts:
+        decompress(part, chunk)
+    moments.append(time.thread_time())
+    halve(pixels)
+    moments.append(time.thread_time())
+    encoding, decoding, halving = np.diff(moments).tolist()
+    return encoding, decoding, halving
 
 
 def multiplied(

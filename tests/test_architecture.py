@@ -53,6 +53,7 @@ FLOORS = (
         "source",
         "irtools",
         "mosaicfile",
+        "chunks",
         "shards",
         "omezarr",
     ),

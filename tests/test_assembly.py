@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pickle
-from dataclasses import dataclass, field
+import weakref
+from dataclasses import dataclass, field, replace
 
 import dask
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 
 from mosaicreg import InputError, Mosaic, assemble, stage_layout
 from mosaicreg.geometry import Box
+from mosaicreg.recipe import recipe_for, render_bands, render_plan
 
 
 @dataclass
@@ -140,3 +142,38 @@ def test_options_that_make_no_sense_are_refused() -> None:
         assemble(mosaic, layout, fill=-1)
     with pytest.raises(ValueError, match="block must be one whole number"):
         assemble(mosaic, layout, block=(1, 2, 3))
+
+
+@pytest.mark.parametrize("angles", [None, 1.5])
+def test_a_block_in_bands_is_the_same_and_holds_only_the_tiles_of_each(angles) -> None:
+    """From top to bottom: each tile is read once, when it is needed, and let go after that."""
+    rng = np.random.default_rng(0)
+    places = [(y, x) for y in (0, 30, 60, 90) for x in (0.25, 29.5)]
+    tiles = [rng.integers(0, 999, (40, 40)).astype(np.uint16) for _ in places]
+    mosaic = Mosaic.from_arrays(tiles, places)
+    recipe = recipe_for(mosaic, stage_layout(mosaic), block=200)
+    if angles is not None:
+        recipe = replace(recipe, angles=np.full(len(places), angles))
+    plan = recipe.plan((0, 0))
+    alive: weakref.WeakSet[Pixels] = weakref.WeakSet()
+    read, most = [], []
+
+    class Pixels(np.ndarray):
+        __hash__ = object.__hash__
+
+    class Watched:
+        leading = ()
+
+        def read(self, tile, box, lead):
+            pixels = plan.source.read(tile, box, lead).copy().view(Pixels)
+            alive.add(pixels)
+            read.append(tile)
+            return pixels
+
+    bands = []
+    for band in render_bands(replace(plan, source=Watched()), 16):
+        most.append(len(alive))
+        bands.append(np.asarray(band))
+    assert sorted(read) == list(range(len(places)))
+    assert max(most) <= 4
+    np.testing.assert_array_equal(np.concatenate(bands), render_plan(plan))

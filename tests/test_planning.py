@@ -88,13 +88,13 @@ def test_batches_are_large_enough_for_a_hundred_thousand_tiles() -> None:
 def test_a_worker_that_is_too_small_is_refused_with_the_terms(tmp_path) -> None:
     mosaic = mosaic_of(tmp_path / "tiles", 30)
     with pytest.raises(InputError) as caught:
-        check_fits(plan_of(mosaic, 2048, limit=PROGRAM + 30_000_000))
+        check_fits(plan_of(mosaic, 2048, limit=PROGRAM + 20_000_000))
     message = str(caught.value)
-    assert "may use 230 MB: use --shard " in message
-    assert "program itself: 200 MB" in message
+    assert "may use 140 MB: use --shard " in message
+    assert "program itself: 120 MB" in message
     told = int(message.split("--shard ")[1].split(",")[0])
     assert told % 512 == 0
-    check_fits(plan_of(mosaic, told, limit=PROGRAM + 30_000_000))
+    check_fits(plan_of(mosaic, told, limit=PROGRAM + 20_000_000))
     check_fits(plan_of(mosaic, 2048))  # of unknown workers nothing is asked
     with pytest.raises(InputError, match="give workers more memory, or fewer threads"):
         check_fits(plan_of(mosaic, 2048, limit=1000))
@@ -114,9 +114,9 @@ def test_the_command_says_it_and_stitch_checks_it(tmp_path) -> None:
     assert facts["worker_memory"] == PROGRAM + facts["threads_per_worker"] * max(
         sum(terms.values()) for terms in facts["memory_per_task"].values()
     )
-    small = run(main, ["plan", str(tmp_path / "tiles"), "--memory-limit", "150MB"])
+    small = run(main, ["plan", str(tmp_path / "tiles"), "--memory-limit", "100MB"])
     assert small.exit_code == 2
-    assert "may use 150 MB" in small.stderr
+    assert "may use 100 MB" in small.stderr
     assert not list(tmp_path.glob("*.zarr"))
     output = tmp_path / "out.ome.zarr"
     done = run(main, ["stitch", str(tmp_path / "tiles"), "-o", str(output), "--no-register"])

@@ -1,0 +1,91 @@
+"""Chunks as bytes: compressed one by one, and put together to shards of zarr v3.
+
+zarr reads what is made here, and the other way round. Going through it chunk by chunk, with its
+event loop, its threads and its copies, cost a third of the codec's own time again, and held every
+form of a shard in memory at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+CODEC: tuple[Literal["zstd"], int] = ("zstd", 1)
+"""Name and level of blosc's codec, on pixels whose bits are shuffled."""
+NOTHING = 2**64 - 1
+"""Offset and length, in the index of a shard, of a chunk that holds nothing but fill value."""
+
+Place = tuple[int, int]
+"""(row, column) of a chunk."""
+
+
+@cache
+def _blosc() -> Any:
+    import zarr  # noqa: F401  # tells numcodecs to use no threads: bytes would depend on them
+    from numcodecs import Blosc
+
+    return Blosc(*CODEC, shuffle=Blosc.BITSHUFFLE)
+
+
+def compress(pixels: NDArray[Any], shape: tuple[int, int]) -> bytes | None:
+    """The bytes of a chunk of ``shape``, filled up with 0 beyond ``pixels``; None for all 0."""
+    height, width = pixels.shape
+    kind = pixels.dtype.newbyteorder("<")
+    if pixels.shape == shape:
+        whole = np.ascontiguousarray(pixels, dtype=kind)
+    else:
+        whole = np.zeros(shape, dtype=kind)
+        whole[:height, :width] = pixels
+    # A look at one pixel saves most chunks the search. A negative zero is not nothing.
+    if not whole[height // 2, width // 2] and not whole.view(np.uint8).any():
+        return None
+    return bytes(_blosc().encode(whole))
+
+
+def decompress(content: bytes | memoryview | None, out: NDArray[Any]) -> None:
+    """Fill ``out``, contiguous, with the pixels of a chunk."""
+    if content is None:
+        out[...] = 0
+        return
+    _blosc().decode(content, out=out)
+    if not out.dtype.newbyteorder("<").isnative:
+        out.byteswap(inplace=True)
+
+
+def join(chunks: Mapping[Place, bytes], counts: tuple[int, int]) -> list[bytes]:
+    """The pieces of a shard of ``counts`` chunks: its chunks row by row, and their index."""
+    from google_crc32c import value
+
+    index = np.full((*counts, 2), NOTHING, dtype="<u8")
+    places = sorted(chunks)
+    start = 0
+    for place in places:
+        index[place] = start, len(chunks[place])
+        start += len(chunks[place])
+    table = index.tobytes()
+    return [*(chunks[place] for place in places), table, value(table).to_bytes(4, "little")]
+
+
+def split(shard: bytes, counts: tuple[int, int]) -> dict[Place, memoryview]:
+    """The chunks of a shard, those left out that hold nothing.
+
+    Raises:
+        ValueError: where the shard is damaged.
+    """
+    from google_crc32c import value
+
+    size = 16 * counts[0] * counts[1]
+    table, checksum = shard[-size - 4 : -4], shard[-4:]
+    if len(table) != size or value(table).to_bytes(4, "little") != checksum:
+        raise ValueError("the index of a shard is damaged")
+    index = np.frombuffer(table, dtype="<u8").reshape(*counts, 2)
+    content = memoryview(shard)
+    found = {}
+    for row, column in np.argwhere(index[..., 0] != NOTHING).tolist():
+        start, length = index[row, column].tolist()
+        found[row, column] = content[start : start + length]
+    return found
