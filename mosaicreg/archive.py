@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mosaicreg import __version__, omezarr, shards
-from mosaicreg.cluster import Progress, delayed_call, run_tasks
+from mosaicreg.cluster import Progress, cores_here, delayed_call, run_tasks
 from mosaicreg.errors import InputError
 from mosaicreg.geometry import Box, TileGrid, as_pair
 from mosaicreg.journal import Journal, digest, short_digest
@@ -319,15 +319,23 @@ def _coarser(plan: Pyramid, level: int, journal: Journal) -> _Level:
         under = below[plane, 2 * row : 2 * row + 2, 2 * col : 2 * col + 2]
         keys[plane, row, col] = short_digest("mean", under)
 
+    # Where a shard is most of its level, the others' workers would wait for the one that makes it.
+    pixels = len(below) * math.prod(plan.plane(level))
+    cores = cores_here()
+
     def task(store: Store, part: int) -> Any:
         at = plan.shard_at(level, part)
-        return delayed_call(_reduce, store, level, at[:-2], plan.grid(level).box(*at[-2:]))
+        box = plan.grid(level).box(*at[-2:])
+        threads = max(1, round(cores * math.prod(box.shape) / pixels))
+        return delayed_call(_reduce, store, level, at[:-2], box, threads)
 
     return _Level(keys.ravel(), np.arange(keys.size).reshape(-1, 1), task)
 
 
-def _reduce(store: Store, level: int, plane: tuple[int, ...], box: Box) -> list[Receipt]:
-    return [shards.reduce_shard(store, level, plane, box)]
+def _reduce(
+    store: Store, level: int, plane: tuple[int, ...], box: Box, threads: int
+) -> list[Receipt]:
+    return [shards.reduce_shard(store, level, plane, box, threads)]
 
 
 def _index(number: int, counts: tuple[int, ...]) -> tuple[int, ...]:

@@ -277,6 +277,16 @@ def all_threads(count: int | None = None) -> int:
     return _threads(client) if client is not None else count or CPU_COUNT
 
 
+def cores_here() -> int:
+    """Cores that tasks on this machine share; 1 on a cluster, where each has its own."""
+    import dask
+    from dask.system import CPU_COUNT
+
+    if current_client() is not None:
+        return 1
+    return int(dask.config.get("num_workers", None) or CPU_COUNT)
+
+
 def _room(dask_worker: Any) -> tuple[int, int]:
     """On a worker; distributed fills in the argument of this name."""
     return dask_worker.memory_manager.memory_limit or memory_here(), dask_worker.state.nthreads

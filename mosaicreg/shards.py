@@ -6,7 +6,9 @@ shard is one object. zarr v2 knows no shards: there it is a block of whole chunk
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from typing import Any, NamedTuple
 from zlib import crc32
@@ -140,37 +142,55 @@ def _inside(array: Any, at: tuple[int, ...]) -> tuple[slice, ...]:
     )
 
 
-def reduce_shard(place: Place, level: int, plane: tuple[int, ...], box: Box) -> Receipt:
-    """Make one shard of ``level`` from the level below, chunk by chunk: these stay in the cache."""
+def reduce_shard(
+    place: Place, level: int, plane: tuple[int, ...], box: Box, threads: int = 1
+) -> Receipt:
+    """Make one shard of ``level`` from the level below, chunk by chunk: these stay in the cache.
+
+    Args:
+        plane, box: which one; px of ``level``.
+        threads: how many share the work.
+    """
     store = open_store(place)
     finer, coarser = _open_level(store, level - 1), _open_level(store, level)
     (height, width), (rows, columns) = shard_shape(coarser), _chunk_shape(coarser)
-    within = _chunk_counts(finer)
     first = box.y0 // rows, box.x0 // columns
-    # Those made from one finer shard follow each other: one of these is held at a time.
     down, across = TileGrid(box.shape, (rows, columns)).grid_shape
+    # Those made from one finer shard follow each other: one of these is held at a time.
+    within = _chunk_counts(finer)
     places = sorted(
         product(range(down), range(across)),
         key=lambda at: tuple(2 * (f + k) // n for f, k, n in zip(first, at, within, strict=True)),
     )
-    fine = np.empty((2 * rows, 2 * columns), dtype=finer.dtype)
-    one = np.empty((rows, columns), dtype=finer.dtype)
-    held = _Held(store, level - 1, finer, plane)
-    made: dict[chunks.Place, bytes] = {}
-    for at in places:
-        y, x = (2 * (f + k) for f, k in zip(first, at, strict=True))
-        ends = [
-            min(2 * size, n - k * size)
-            for size, n, k in zip((rows, columns), finer.shape[-2:], (y, x), strict=True)
-        ]
-        held.only(y, x)
-        for dy, dx in product(*(range(-(-n // c)) for n, c in zip(ends, one.shape, strict=True))):
-            chunks.decompress(held.chunk(y + dy, x + dx), one)
-            fine[dy * rows : (dy + 1) * rows, dx * columns : (dx + 1) * columns] = one
-        content = chunks.compress(halve(fine[: ends[0], : ends[1]]), (rows, columns))
-        if content is not None:
-            made[at] = content
-    return _put(store, level, coarser, (*plane, box.y0 // height, box.x0 // width), made)
+
+    def made(k: int) -> dict[chunks.Place, bytes]:
+        share = places[k * len(places) // threads : (k + 1) * len(places) // threads]
+        held = _Held(store, level - 1, finer, plane)
+        halves = (_halved(held, first[0] + row, first[1] + column) for row, column in share)
+        return {at: half for at, half in zip(share, halves, strict=True) if half is not None}
+
+    if threads == 1:
+        parts = made(0)
+    else:
+        with ThreadPoolExecutor(threads) as pool:
+            parts = dict(ChainMap(*pool.map(made, range(threads))))
+    return _put(store, level, coarser, (*plane, box.y0 // height, box.x0 // width), parts)
+
+
+def _halved(held: _Held, row: int, column: int) -> bytes | None:
+    """A chunk of the next level, from the 2 x 2 that lie under it."""
+    shape = rows, columns = _chunk_shape(held.array)
+    corner = 2 * row, 2 * column
+    ends = [
+        min(2 * size, n - k * size)
+        for size, n, k in zip(shape, held.array.shape[-2:], corner, strict=True)
+    ]
+    held.only(*corner)
+    fine, one = (np.empty((n * rows, n * columns), dtype=held.array.dtype) for n in (2, 1))
+    for dy, dx in product(*(range(-(-n // c)) for n, c in zip(ends, shape, strict=True))):
+        chunks.decompress(held.chunk(corner[0] + dy, corner[1] + dx), one)
+        fine[dy * rows : (dy + 1) * rows, dx * columns : (dx + 1) * columns] = one
+    return chunks.compress(halve(fine[: ends[0], : ends[1]]), shape)
 
 
 class _Held:
