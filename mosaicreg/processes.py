@@ -135,7 +135,7 @@ def keep_freed_memory() -> None:
     it was 8 % of the CPU of 20 x 20 tiles.
     """
     trim_threshold, top_pad, mmap_threshold = -1, -2, -3
-    sizes = {trim_threshold: 16 * KEPT, top_pad: 2 * KEPT, mmap_threshold: KEPT}
+    sizes = {trim_threshold: KEPT, top_pad: KEPT // 8, mmap_threshold: KEPT}
     with suppress(OSError, AttributeError, TypeError):
         mallopt = ctypes.CDLL(None).mallopt
         for name, size in sizes.items():
