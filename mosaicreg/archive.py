@@ -327,6 +327,7 @@ def _coarser(plan: Pyramid, level: int, journal: Journal) -> _Level:
         at = plan.shard_at(level, part)
         box = plan.grid(level).box(*at[-2:])
         threads = max(1, round(cores * math.prod(box.shape) / pixels))
+        threads = min(threads, shards.MOST_THREADS)
         return delayed_call(_reduce, store, level, at[:-2], box, threads)
 
     return _Level(keys.ravel(), np.arange(keys.size).reshape(-1, 1), task)

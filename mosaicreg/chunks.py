@@ -47,10 +47,17 @@ def compress(pixels: NDArray[Any], shape: tuple[int, int]) -> bytes | None:
 
 
 def decompress(content: bytes | memoryview | None, out: NDArray[Any]) -> None:
-    """Fill ``out``, contiguous, with the pixels of a chunk."""
+    """Fill ``out``, contiguous, with the pixels of a chunk.
+
+    Raises:
+        ValueError: where the chunk is damaged.
+    """
     if content is None:
         out[...] = 0
         return
+    told = [int.from_bytes(content[k : k + 4], "little") for k in (4, 12)]
+    if told != [out.nbytes, len(content)]:  # the codec trusts its header
+        raise ValueError("a chunk is damaged")
     _blosc().decode(content, out=out)
     if not out.dtype.newbyteorder("<").isnative:
         out.byteswap(inplace=True)

@@ -57,7 +57,7 @@ def run_tasks(
             empty list is returned.
 
     Raises:
-        StoppedError: where the cluster is lost.
+        StoppedError: where the cluster or a process forked for the work is lost.
     """
     if total is None:
         tasks = list(tasks)
@@ -150,7 +150,12 @@ def _run_on_processes(pool: ForkedPool, tasks: Iterable[Any], finished: Done) ->
     with pool.loss_told():
         start(pool.count)
         while running:
-            found = [(running.pop(f), f.result()) for f in wait(running, None, FIRST_COMPLETED)[0]]
+            ready = wait(running, None, FIRST_COMPLETED)[0]
+            failed = [f for f in ready if f.exception() is not None]
+            found = [(running.pop(f), f.result()) for f in ready if f not in failed]
+            if failed:
+                finished(found)  # what is done is kept
+                failed[0].result()
             start(len(found))
             finished(found)
 

@@ -98,7 +98,8 @@ class Pyramid:
             levels += 1
         return cls(
             shape=tuple(shape),
-            dtype=np.dtype(dtype),
+            # Chunks are compressed in one byte order, whatever the pixels come in.
+            dtype=np.dtype(dtype).newbyteorder("="),
             axes=axes,
             chunk=(small[0], small[1]),
             shard=(whole[0], whole[1]),

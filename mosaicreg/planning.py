@@ -23,6 +23,7 @@ from mosaicreg.omezarr import Pyramid
 from mosaicreg.recipe import Recipe
 from mosaicreg.registration import batches_of, task_of
 from mosaicreg.render import STRIP
+from mosaicreg.shards import MOST_THREADS
 from mosaicreg.timing import Seconds
 
 PROGRAM = 120_000_000
@@ -251,7 +252,9 @@ def check_fits(plan: JobPlan) -> None:
             max(c, int(s * side) // (2 * c) * 2 * c)  # an even number: the pyramid holds less
             for s, c in zip(shard, plan.pyramid.chunk, strict=True)
         ]
-        if tuple(smaller) != shard and math.prod(smaller) <= side**2 * math.prod(shard):
+        even = all(n >= 2 * c for n, c in zip(smaller, plan.pyramid.chunk, strict=True))
+        fits = math.prod(smaller) <= side**2 * math.prod(shard)
+        if tuple(smaller) != shard and fits and (even or stage == "write"):
             remedy = f"use --shard {smaller[0]},{smaller[1]}, or {remedy}"
     raise InputError(
         f"a worker needs {size_in_words(plan.worker_memory)} and may use "
@@ -301,7 +304,7 @@ def _pyramid_terms(pyramid: Pyramid) -> Terms:
     counts = [s // c for s, c in zip(pyramid.shard, pyramid.chunk, strict=True)]
     block, chunk = (math.prod(n) * item for n in (pyramid.shard, pyramid.chunk))
     finer = block * math.prod(1 + n % 2 for n in counts) if pyramid.zarr_format == 3 else 4 * chunk
-    return {"finer": finer, "chunks": 8 * chunk, "compressed": block}
+    return {"finer": finer, "chunks": 8 * chunk * MOST_THREADS, "compressed": block}
 
 
 def _register_terms(

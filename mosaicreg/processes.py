@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import pickle
 import signal
 import sys
 import threading
@@ -26,6 +27,7 @@ KEPT = 32 << 20
 """Bytes that a worker may keep of what it has freed; glibc knows no larger threshold of mmap."""
 DIE_WITH_PARENT = 1
 """PR_SET_PDEATHSIG of Linux' prctl."""
+STOPS = frozenset({signal.SIGINT, signal.SIGTERM})
 
 
 def hindrance() -> str:
@@ -35,8 +37,11 @@ def hindrance() -> str:
     if "obstore" in sys.modules:
         return "connections to object stores cannot be shared"  # nor do its threads live on
     # zarr's own wait for work (files are read by those of its loop), and start anew in a fork.
-    names = {t.name for t in threading.enumerate()} - {threading.main_thread().name, "zarr_io"}
-    if not all(name.startswith(("zarr_pool", "asyncio_")) for name in names):
+    names = {t.name for t in threading.enumerate()} - {threading.main_thread().name}
+    zarrs = "zarr_io" in names
+    names -= {"zarr_io"}
+    idle = ("zarr_pool", "asyncio_") if zarrs else ("zarr_pool",)
+    if not all(name.startswith(idle) for name in names):
         return "other threads run in this process"
     return ""
 
@@ -62,8 +67,14 @@ class ForkedPool(ProcessPoolExecutor):
         with warnings.catch_warnings():
             # Threads of libraries that hold no lock (OpenBLAS) count, too.
             warnings.filterwarnings("ignore", "This process .* multi-threaded", DeprecationWarning)
+            # A signal between two forks would leave those that are there waiting for ever.
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+            try:
+                first = self.submit(os.getpid)  # the first task is what forks all of them
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
             with self.loss_told():
-                self.submit(os.getpid).result()  # the first task is what forks all of them
+                first.result()
         self.pids = tuple(self._processes or ())
 
     def start(self, task: Any) -> Future[Any]:
@@ -99,6 +110,7 @@ def _begin(parent: int) -> None:
     # Ctrl-C reaches all processes of a terminal; the first one decides, and waits for tasks.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
     ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)  # it was gone before it could have been noticed
@@ -112,7 +124,21 @@ def _compute(task: bytes) -> Any:
     from dask.local import get_sync
 
     # By its name, dask would look for a cluster first, and load distributed for it.
-    return cloudpickle.loads(task).compute(scheduler=get_sync)
+    try:
+        return cloudpickle.loads(task).compute(scheduler=get_sync)
+    except Exception as error:
+        if _can_be_sent(error):
+            raise
+        words = f"{type(error).__name__}: {error}"
+    raise RuntimeError(words)  # out here it has no context, which would be sent along
+
+
+def _can_be_sent(error: Exception) -> bool:
+    """Whether an error arrives as it is; one that does not would end the pool."""
+    with suppress(Exception):
+        copy = pickle.loads(pickle.dumps(error))  # noqa: S301  # our own
+        return type(copy) is type(error) and str(copy) == str(error)
+    return False
 
 
 def peak_memory_of(process: int | str = "self") -> int:

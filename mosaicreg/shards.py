@@ -6,10 +6,9 @@ shard is one object. zarr v2 knows no shards: there it is a block of whole chunk
 
 from __future__ import annotations
 
-from collections import ChainMap
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import product
+from itertools import groupby, product
 from typing import Any, NamedTuple
 from zlib import crc32
 
@@ -22,6 +21,8 @@ from mosaicreg.store import Place, Store, open_store
 
 BLOCK = "mosaicreg_block"
 """Attribute of an array of zarr v2: (y, x) px of what is written together."""
+MOST_THREADS = 2
+"""So many may share the making of one shard."""
 
 
 class Receipt(NamedTuple):
@@ -149,69 +150,69 @@ def reduce_shard(
 
     Args:
         plane, box: which one; px of ``level``.
-        threads: how many share the work.
+        threads: how many share the work, `MOST_THREADS` at most.
     """
     store = open_store(place)
     finer, coarser = _open_level(store, level - 1), _open_level(store, level)
     (height, width), (rows, columns) = shard_shape(coarser), _chunk_shape(coarser)
     first = box.y0 // rows, box.x0 // columns
     down, across = TileGrid(box.shape, (rows, columns)).grid_shape
-    # Those made from one finer shard follow each other: one of these is held at a time.
-    within = _chunk_counts(finer)
-    places = sorted(
-        product(range(down), range(across)),
-        key=lambda at: tuple(2 * (f + k) // n for f, k, n in zip(first, at, within, strict=True)),
-    )
-
-    def made(k: int) -> dict[chunks.Place, bytes]:
-        share = places[k * len(places) // threads : (k + 1) * len(places) // threads]
-        held = _Held(store, level - 1, finer, plane)
-        halves = (_halved(held, first[0] + row, first[1] + column) for row, column in share)
-        return {at: half for at, half in zip(share, halves, strict=True) if half is not None}
-
-    if threads == 1:
-        parts = made(0)
-    else:
-        with ThreadPoolExecutor(threads) as pool:
-            parts = dict(ChainMap(*pool.map(made, range(threads))))
+    places = [(first[0] + k, first[1] + n) for k, n in product(range(down), range(across))]
+    held = _Held(store, level - 1, finer, plane)
+    parts: dict[chunks.Place, bytes] = {}
+    # Those made from the same finer shards follow each other, so few of these are held at a time.
+    groups = groupby(sorted(places, key=held.under), held.under)
+    with ThreadPoolExecutor(threads) as pool:  # starts none before it is asked to
+        each = map if threads == 1 else pool.map
+        for shards_under, group in groups:
+            held.only(shards_under)
+            members = list(group)
+            for (row, column), half in zip(members, each(held.halved, members), strict=True):
+                if half is not None:
+                    parts[row - first[0], column - first[1]] = half
     return _put(store, level, coarser, (*plane, box.y0 // height, box.x0 // width), parts)
 
 
-def _halved(held: _Held, row: int, column: int) -> bytes | None:
-    """A chunk of the next level, from the 2 x 2 that lie under it."""
-    shape = rows, columns = _chunk_shape(held.array)
-    corner = 2 * row, 2 * column
-    ends = [
-        min(2 * size, n - k * size)
-        for size, n, k in zip(shape, held.array.shape[-2:], corner, strict=True)
-    ]
-    held.only(*corner)
-    fine, one = (np.empty((n * rows, n * columns), dtype=held.array.dtype) for n in (2, 1))
-    for dy, dx in product(*(range(-(-n // c)) for n, c in zip(ends, shape, strict=True))):
-        chunks.decompress(held.chunk(corner[0] + dy, corner[1] + dx), one)
-        fine[dy * rows : (dy + 1) * rows, dx * columns : (dx + 1) * columns] = one
-    return chunks.compress(halve(fine[: ends[0], : ends[1]]), shape)
-
-
 class _Held:
-    """The compressed chunks of a few shards of one plane."""
+    """The compressed chunks of a few shards of one plane, for the chunks of the next level."""
 
     def __init__(self, store: Store, level: int, array: Any, plane: tuple[int, ...]) -> None:
         self.store, self.level, self.array, self.plane = store, level, array, plane
-        self.counts = _chunk_counts(array)
+        self.counts, self.shape = _chunk_counts(array), _chunk_shape(array)
+        self.grid = TileGrid(array.shape[-2:], self.shape).grid_shape
         self.shards: dict[chunks.Place, dict[chunks.Place, memoryview]] = {}
 
-    def only(self, y: int, x: int) -> None:
-        """Let go of all shards but that of chunk (y, x)."""
-        kept = y // self.counts[0], x // self.counts[1]
-        self.shards = {at: parts for at, parts in self.shards.items() if at == kept}
+    def under(self, place: chunks.Place) -> tuple[chunks.Place, ...]:
+        """The shards, one, two or four, in which the chunks lie that a coarser one is made of."""
+        rows, columns = (
+            sorted({min(2 * k + d, n - 1) // count for d in (0, 1)})
+            for k, n, count in zip(place, self.grid, self.counts, strict=True)
+        )
+        return tuple(product(rows, columns))
 
-    def chunk(self, y: int, x: int) -> memoryview | None:
-        """The bytes of chunk (y, x) of the level; None where it holds nothing."""
-        (row, y), (column, x) = divmod(y, self.counts[0]), divmod(x, self.counts[1])
-        if (row, column) not in self.shards:
-            self.shards[row, column] = self._read(row, column)
-        return self.shards[row, column].get((y, x))
+    def only(self, places: tuple[chunks.Place, ...]) -> None:
+        """Hold these shards, and no others."""
+        self.shards = {at: self.shards[at] for at in places if at in self.shards}
+        for at in places:
+            if at not in self.shards:
+                self.shards[at] = self._read(*at)
+
+    def halved(self, place: chunks.Place) -> bytes | None:
+        """A chunk of the next level, from the 2 x 2 that lie under it in the shards held."""
+        rows, columns = self.shape
+        corner = 2 * place[0], 2 * place[1]
+        ends = [
+            min(2 * size, n - k * size)
+            for size, n, k in zip(self.shape, self.array.shape[-2:], corner, strict=True)
+        ]
+        fine, one = (np.empty((n * rows, n * columns), dtype=self.array.dtype) for n in (2, 1))
+        for dy, dx in product(*(range(-(-n // c)) for n, c in zip(ends, self.shape, strict=True))):
+            (row, y), (column, x) = (
+                divmod(k + d, n) for k, d, n in zip(corner, (dy, dx), self.counts, strict=True)
+            )
+            chunks.decompress(self.shards[row, column].get((y, x)), one)
+            fine[dy * rows : (dy + 1) * rows, dx * columns : (dx + 1) * columns] = one
+        return chunks.compress(halve(fine[: ends[0], : ends[1]]), self.shape)
 
     def _read(self, row: int, column: int) -> dict[chunks.Place, memoryview]:
         key = self.array.metadata.encode_chunk_key((*self.plane, row, column))
@@ -241,7 +242,8 @@ def halve(image: NDArray[Any]) -> NDArray[Any]:
         count = sum(k.astype(image.dtype) for k in known)
         with np.errstate(invalid="ignore"):  # four NaN pixels make one
             return np.asarray(total / count, dtype=image.dtype)
-    rows = np.add(image[::2], image[1::2], dtype=np.int32)
+    wide = np.int32 if image.dtype.itemsize <= 2 else np.int64
+    rows = np.add(image[::2], image[1::2], dtype=wide)
     summed: NDArray[Any] = rows[:, ::2] + rows[:, 1::2]
     summed += 2
     summed >>= 2

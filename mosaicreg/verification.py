@@ -122,7 +122,9 @@ def verify(
     checks.append(table_check)
     names = table.get("tile", np.empty(0, dtype=np.dtypes.StringDType()))
     fill = float(facts.get("options", {}).get("fill", 0.0))
-    if image is not None and (image.shape != plan.shape or image.dtype != plan.dtype):
+    if image is not None and (
+        image.shape != plan.shape or image.dtype.newbyteorder("=") != plan.dtype
+    ):
         wrong = f"it is {image.dtype} {image.shape}, the archive {plan.dtype} {plan.shape}"
         checks.append(Check("pixels", "another image", (wrong,)))
         image = None
@@ -297,7 +299,8 @@ def _level_problems(root: Any, levels: list[Any], plan: Pyramid) -> Iterable[str
 
 def _carried_problems(root: Any, plan: Pyramid, mosaic: Mosaic) -> Iterable[str]:
     """What the archive says otherwise than the tiles."""
-    if (plan.dtype, plan.axes, plan.shape[:-2]) != (mosaic.dtype, mosaic.axes, mosaic.leading):
+    told = (mosaic.dtype.newbyteorder("="), mosaic.axes, mosaic.leading)
+    if (plan.dtype, plan.axes, plan.shape[:-2]) != told:
         yield (
             f"tiles are {mosaic.dtype} {mosaic.axes} {mosaic.leading}, the archive "
             f"{plan.dtype} {plan.axes} {plan.shape[:-2]}"

@@ -174,7 +174,10 @@ def test_a_shard_must_be_a_whole_number_of_chunks(tmp_path) -> None:
 
 
 @given(
-    hnp.arrays(st.sampled_from(["u1", "u2", "i2", "f4"]), hnp.array_shapes(min_dims=2, max_dims=2))
+    hnp.arrays(
+        st.sampled_from(["u1", "u2", "i2", "u4", "i4", "f4"]),
+        hnp.array_shapes(min_dims=2, max_dims=2),
+    )
 )
 def test_halving_is_the_rounded_mean(fine) -> None:
     fine = np.nan_to_num(fine, nan=1.0, posinf=2.0, neginf=-2.0)
@@ -243,6 +246,30 @@ def test_an_archive_of_the_other_version_is_turned_into_this_one(tmp_path) -> No
         assert set(content(path)) == plain[version]
         root = zarr.open_group(str(path), mode="r")
         np.testing.assert_array_equal(root["0"][:], image().compute())
+
+
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+@pytest.mark.parametrize("dtype", [">u2", ">f4", "<u2", "?"])
+def test_pixels_of_any_byte_order_are_read_as_they_are(dtype, version, tmp_path) -> None:
+    pixels = image().astype(dtype)
+    path = write_ome_zarr(pixels, tmp_path / "a", chunk=64, shard=128, ome_version=version)
+    root = zarr.open_group(str(path), mode="r")
+    np.testing.assert_array_equal(root["0"][:], pixels.compute())
+    np.testing.assert_array_equal(root["1"][:], halve(pixels.compute().astype(dtype[-2:])))
+
+
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+@pytest.mark.parametrize("chunks", [1, 3, 5])
+def test_levels_of_any_number_of_chunks_by_any_number_of_threads(chunks, version, tmp_path) -> None:
+    """A chunk of an odd shard is made from those of two or four finer shards."""
+    cut = {"chunk": 16, "shard": 16 * chunks, "ome_version": version}
+    with dask.config.set(scheduler="threads", num_workers=9):
+        path = write_ome_zarr(image(), tmp_path / "a", **cut)
+    root = zarr.open_group(str(path), mode="r")
+    levels = [root[name][:] for name in sorted(root.array_keys(), key=int)]
+    assert len(levels) == 6
+    for fine, coarse in itertools.pairwise(levels):
+        np.testing.assert_array_equal(coarse, halve(fine))
 
 
 def test_other_versions_are_not_written(tmp_path) -> None:

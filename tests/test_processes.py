@@ -257,6 +257,87 @@ with computing(workers=2) as place:
     assert done.returncode == 0, done.stderr
 
 
+def test_errors_that_cannot_be_sent_arrive_in_words() -> None:
+    """They would end the pool, and be taken for a worker that was killed."""
+    code = """
+import threading
+from mosaicreg.cluster import delayed_call, run_tasks
+from mosaicreg.clusters import computing
+class Two(Exception):
+    def __init__(self, a, b):
+        super().__init__(f"{a} and {b}")
+def fail_two():
+    raise Two("one", "two")
+def fail_local():
+    class Local(Exception): ...
+    raise Local("far away")
+def fail_locked():
+    error = ValueError("locked")
+    error.lock = threading.Lock()
+    raise error
+with computing(workers=2):
+    for fail, words in (
+        (fail_two, "Two: one and two"), (fail_local, "Local: far away"),
+        (fail_locked, "ValueError: locked"),
+    ):
+        try:
+            run_tasks([delayed_call(fail)], "work")
+        except RuntimeError as found:
+            assert str(found) == words, found
+        else:
+            raise AssertionError(words)
+    assert run_tasks([delayed_call(abs, -1)], "work") == [1]
+"""
+    done = python(code)
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_is_done_beside_a_failing_task_is_told() -> None:
+    code = """
+import time
+from mosaicreg.cluster import delayed_call, run_tasks
+from mosaicreg.clusters import computing
+def work(k):
+    if k == 1:
+        raise ValueError("one")
+    return k
+told = []
+def slowly(found):
+    told.extend(found)
+    time.sleep(0.5)  # meanwhile both of the next tasks end
+with computing(workers=2):
+    try:
+        run_tasks([delayed_call(work, k) for k in (2, 3, 4, 1)], "work", done=slowly)
+    except ValueError:
+        assert sorted(k for k, _ in told) == [0, 1, 2], told
+    else:
+        raise AssertionError
+"""
+    done = python(code)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_signal_while_forking_leaves_nothing_behind() -> None:
+    code = """
+import os, signal
+from multiprocessing import active_children
+from mosaicreg.processes import ForkedPool
+forked = []
+class Interrupted(ForkedPool):
+    def _spawn_process(self):
+        super()._spawn_process()
+        forked.append(os.kill(os.getpid(), signal.SIGINT))
+try:
+    Interrupted(3)
+except KeyboardInterrupt:
+    assert len(forked) == 3  # not before all were there
+else:
+    raise AssertionError
+"""
+    done = python(code)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_stopped_as_a_terminal_stops_it(sent, code, tiles, undisturbed, tmp_path) -> None:
     """The signal reaches the workers, too."""
