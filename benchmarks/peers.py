@@ -272,7 +272,9 @@ def plot(results: Results, path: Path) -> None:
                           **({} if name == LIMIT else {"color": colours[name]}))  # fmt: skip
         ax.set_xlabel("tiles of 1024 x 1024")
         ax.set_title(title)
-        ax.set_xticks([n**2 for n in results.sides], [f"{n} x {n}" for n in results.sides])
+        ax.set_xticks(
+            [n**2 for n in results.sides], [f"{n} x {n}" for n in results.sides], fontsize=8
+        )
         ax.set_xticks([], minor=True)
         ax.grid(alpha=0.3)
     axes[0].legend(*axes[0].get_legend_handles_labels(), frameon=False, loc="upper left", ncols=2)
