@@ -319,7 +319,7 @@ def _coarser(plan: Pyramid, level: int, journal: Journal) -> _Level:
         under = below[plane, 2 * row : 2 * row + 2, 2 * col : 2 * col + 2]
         keys[plane, row, col] = short_digest("mean", under)
 
-    # Where a shard is most of its level, the others' workers would wait for the one that makes it.
+    # Where one shard is most of its level, other workers would wait for the one that makes it.
     pixels = len(below) * math.prod(plan.plane(level))
     cores = cores_here()
 

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mosaicreg.edges import extended
 from mosaicreg.geometry import Box
-from mosaicreg.robust import NORMAL, extended, median_of, scatter
+from mosaicreg.robust import NORMAL, median_of, scatter
 
 Image = NDArray[np.float32]
 

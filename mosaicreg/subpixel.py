@@ -14,7 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mosaicreg.robust import NORMAL, extended, median_of, thinned
+from mosaicreg.edges import extended
+from mosaicreg.robust import NORMAL, median_of, thinned
 
 Image = NDArray[np.float32]
 
@@ -188,8 +189,8 @@ class Overlap:
         """Gauss-Newton steps from ``start``.
 
         Returns:
-            The shift, the moving strip as the last step had it (off by less than the tolerance),
-            and which pixels are outliers.
+            The shift, the moving strip as the last step had it (off by that step, less than the
+            tolerance where the steps converged), and which pixels are outliers.
         """
         shift = np.array(start, dtype=np.float64)
         outliers = np.empty(0, dtype=np.int64)

@@ -26,6 +26,7 @@ FLOORS = (
         "pixels",
         "illumination",
         "phase",
+        "edges",
         "robust",
         "subpixel",
         "strips",
