@@ -12,6 +12,8 @@ from functools import cache
 from typing import Any, Literal
 
 import numpy as np
+from google_crc32c import value as crc32c
+from numcodecs import blosc
 from numpy.typing import NDArray
 
 CODEC: tuple[Literal["zstd"], int] = ("zstd", 1)
@@ -25,10 +27,8 @@ Place = tuple[int, int]
 
 @cache
 def _blosc() -> Any:
-    import zarr  # noqa: F401  # tells numcodecs to use no threads: bytes would depend on them
-    from numcodecs import Blosc
-
-    return Blosc(*CODEC, shuffle=Blosc.BITSHUFFLE)
+    blosc.use_threads = False  # as zarr has it: bytes would depend on how many there are
+    return blosc.Blosc(*CODEC, shuffle=blosc.Blosc.BITSHUFFLE)
 
 
 def compress(pixels: NDArray[Any], shape: tuple[int, int]) -> bytes | None:
@@ -65,8 +65,6 @@ def decompress(content: bytes | memoryview | None, out: NDArray[Any]) -> None:
 
 def join(chunks: Mapping[Place, bytes], counts: tuple[int, int]) -> list[bytes]:
     """The pieces of a shard of ``counts`` chunks: its chunks row by row, and their index."""
-    from google_crc32c import value
-
     index = np.full((*counts, 2), NOTHING, dtype="<u8")
     places = sorted(chunks)
     start = 0
@@ -74,7 +72,7 @@ def join(chunks: Mapping[Place, bytes], counts: tuple[int, int]) -> list[bytes]:
         index[place] = start, len(chunks[place])
         start += len(chunks[place])
     table = index.tobytes()
-    return [*(chunks[place] for place in places), table, value(table).to_bytes(4, "little")]
+    return [*(chunks[place] for place in places), table, crc32c(table).to_bytes(4, "little")]
 
 
 def split(shard: bytes, counts: tuple[int, int]) -> dict[Place, memoryview]:
@@ -83,11 +81,9 @@ def split(shard: bytes, counts: tuple[int, int]) -> dict[Place, memoryview]:
     Raises:
         ValueError: where the shard is damaged.
     """
-    from google_crc32c import value
-
     size = 16 * counts[0] * counts[1]
     table, checksum = shard[-size - 4 : -4], shard[-4:]
-    if len(table) != size or value(table).to_bytes(4, "little") != checksum:
+    if len(table) != size or crc32c(table).to_bytes(4, "little") != checksum:
         raise ValueError("the index of a shard is damaged")
     index = np.frombuffer(table, dtype="<u8").reshape(*counts, 2)
     content = memoryview(shard)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager, suppress
+from functools import cache
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -227,9 +229,15 @@ def one_blas_thread() -> None:
     them.
     """
     if multiprocessing.parent_process() is not None:
-        from threadpoolctl import threadpool_limits
+        _one_blas_thread_in(os.getpid())
 
-        threadpool_limits(limits=1, user_api="blas")
+
+@cache
+def _one_blas_thread_in(process: int) -> None:
+    """Once in each process: looking for the libraries takes a millisecond."""
+    from threadpoolctl import threadpool_limits
+
+    threadpool_limits(limits=1, user_api="blas")
 
 
 def worker_room(count: int | None = None, memory_limit: str | None = None) -> tuple[int, int]:

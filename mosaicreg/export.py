@@ -13,13 +13,14 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from mosaicreg import omezarr
+from mosaicreg import omezarr, zarrfiles
 from mosaicreg.cluster import Progress, delayed_call, run_tasks
 from mosaicreg.errors import InputError
 from mosaicreg.geometry import Box, TileGrid
 from mosaicreg.imagefile import write_png
 from mosaicreg.report import to_display
 from mosaicreg.store import Place, open_store
+from mosaicreg.zarrfiles import Array
 
 TIFF_TYPES = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "float32", "float64")
 """Pixel types that OME-TIFF knows (OME model 2016-06, PixelType)."""
@@ -303,8 +304,6 @@ def write_version_04(
     Raises:
         InputError: where there is no archive at ``source``, or one at ``path``.
     """
-    import zarr
-
     archive, target = open_archive(source), open_store(path)
     if target.exists():
         if not overwrite:
@@ -313,11 +312,14 @@ def write_version_04(
             )
         omezarr.check_archive(target)
         target.clear()
-    root = zarr.open_group(target.zarr(), mode="w", zarr_format=2)
+    zarrfiles.ensure_group(target, "", 2)
     for level, array in enumerate(archive.levels):
         sides = (min(chunk, array.shape[-2]), min(chunk, array.shape[-1]))
-        omezarr.create_version_2(root, level, array.shape, array.dtype, sides, archive.axes)
-    root.attrs.update(_metadata_04(archive))
+        sides = (*(1,) * (len(array.shape) - 2), *sides)
+        dtype = array.dtype.newbyteorder("=")
+        made = Array(array.shape, dtype, sides, names=tuple(archive.axes), zarr_format=2)
+        zarrfiles.write_array(target, str(level), made)
+    zarrfiles.write_attributes(target, "", _metadata_04(archive), 2)
     for name in ("tiles", "pairs", "null", "stage_matrix"):
         table = omezarr.read_table(source, name)
         if table:

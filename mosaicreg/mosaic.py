@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -154,7 +155,14 @@ class Mosaic:
         Raises:
             InputError: where tiles lie on each other in heaps.
         """
-        return neighbour_pairs(self.positions, self.shapes)
+        return self._neighbours
+
+    @cached_property
+    def _neighbours(self) -> IntArray:
+        """Checked for, planned with and registered: of a million tiles that takes seconds."""
+        pairs = neighbour_pairs(self.positions, self.shapes)
+        pairs.flags.writeable = False
+        return pairs
 
     def reads_from(self, folder: AnyPath) -> bool:
         """Whether a tile's file is ``folder`` itself or lies in it."""

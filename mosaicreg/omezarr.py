@@ -14,11 +14,12 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from mosaicreg.chunks import CODEC
+from mosaicreg import zarrfiles
 from mosaicreg.errors import InputError
 from mosaicreg.geometry import TileGrid
 from mosaicreg.shards import BLOCK
 from mosaicreg.store import ZARR_2, Place, Store, open_store
+from mosaicreg.zarrfiles import Array
 
 Version = Literal["0.4", "0.5"]
 """Of OME-Zarr: 0.5 is sharded zarr v3; 0.4 is zarr v2, a file per chunk, for older viewers."""
@@ -157,60 +158,28 @@ class Pyramid:
 
 def create(place: Place, pyramid: Pyramid) -> None:
     """Write all metadata and empty arrays of an archive; levels that are there already are lost."""
-    import zarr
-
     store = open_store(place)
     for level in range(MOST_LEVELS):
         store.clear(str(level))
     _forget_other_version(store, pyramid.version)
-    root = zarr.open_group(store.zarr(), mode="a", zarr_format=pyramid.zarr_format)
+    zarrfiles.ensure_group(store, "", pyramid.zarr_format)
     for level in range(pyramid.levels):
-        create_level(root, pyramid, level)
+        zarrfiles.write_array(store, str(level), level_of(pyramid, level))
     describe(store, pyramid)
 
 
-def create_level(root: Any, pyramid: Pyramid, level: int) -> Any:
-    """An empty level in a group of zarr."""
-    from zarr.codecs import BloscCodec
-
-    shape = (*pyramid.shape[:-2], *pyramid.plane(level))
-    if pyramid.zarr_format == 2:
-        array = create_version_2(root, level, shape, pyramid.dtype, pyramid.chunk, pyramid.axes)
-        array.attrs[BLOCK] = list(pyramid.shard)
-        return array
-    leading = (1,) * (len(pyramid.shape) - 2)
-    return root.create_array(
-        str(level),
-        shape=shape,
+def level_of(pyramid: Pyramid, level: int) -> Array:
+    """A level, as its metadata describe it."""
+    leading = pyramid.shape[:-2]
+    sharded = pyramid.zarr_format == 3
+    return Array(
+        shape=(*leading, *pyramid.plane(level)),
         dtype=pyramid.dtype,
-        chunks=(*leading, *pyramid.chunk),
-        shards=(*leading, *pyramid.shard),
-        compressors=BloscCodec(cname=CODEC[0], clevel=CODEC[1], shuffle="bitshuffle"),
-        dimension_names=list(pyramid.axes),
-        fill_value=0,
-    )
-
-
-def create_version_2(
-    root: Any,
-    level: int,
-    shape: tuple[int, ...],
-    dtype: np.dtype[Any],
-    chunk: tuple[int, int],
-    axes: str,
-) -> Any:
-    """An empty level of OME-Zarr 0.4 in a group of zarr v2."""
-    from numcodecs import Blosc
-
-    return root.create_array(
-        str(level),
-        shape=shape,
-        dtype=dtype,
-        chunks=(*(1,) * (len(shape) - 2), *chunk),
-        attributes={"_ARRAY_DIMENSIONS": list(axes)},  # xarray's names of axes
-        compressors=Blosc(*CODEC, shuffle=Blosc.BITSHUFFLE),
-        chunk_key_encoding={"name": "v2", "separator": "/"},
-        fill_value=0,
+        chunks=(*(1,) * len(leading), *pyramid.chunk),
+        shards=(*(1,) * len(leading), *pyramid.shard) if sharded else None,
+        names=tuple(pyramid.axes),
+        zarr_format=pyramid.zarr_format,
+        attrs={} if sharded else {BLOCK: list(pyramid.shard)},
     )
 
 
@@ -232,16 +201,15 @@ def _forget_other_version(store: Store, version: Version) -> None:
 
 def describe(place: Place, pyramid: Pyramid) -> None:
     """Write the metadata that is not of the arrays."""
-    import zarr
-
-    root = zarr.open_group(open_store(place).zarr(), mode="r+")
-    if "omero" in root.attrs:
-        del root.attrs["omero"]  # of what was here before
-    root.attrs.update(_metadata(pyramid, None))
-    details = root.require_group(DETAILS)
+    store = open_store(place)
+    kept = zarrfiles.attributes_of(store, "")
+    kept.pop("omero", None)  # of what was here before
+    attributes = {**kept, **_metadata(pyramid, None)}
+    zarrfiles.write_attributes(store, "", attributes, pyramid.zarr_format)
+    zarrfiles.ensure_group(store, DETAILS, pyramid.zarr_format)
     # To readers the journal is an array of nothing: none of them looks inside for groups.
-    if JOURNAL not in details:
-        details.create_array(JOURNAL, shape=(0,), chunks=(1,), dtype=np.uint8)
+    empty = np.empty(0, dtype=np.uint8)
+    zarrfiles.write_column(store, f"{DETAILS}/{JOURNAL}", empty, pyramid.zarr_format)
 
 
 def ome_of(root: Any) -> Any:
@@ -256,10 +224,10 @@ def axes_of(root: Any) -> str:
 
 def finish(place: Place, pyramid: Pyramid) -> None:
     """Add what is known only when pixels are there: the channels' names and display ranges."""
-    import zarr
-
     if "c" not in pyramid.axes:
         return
+    import zarr
+
     root = zarr.open_group(open_store(place).zarr(read_only=True), mode="r")
     small: Any = root[str(pyramid.levels - 1)]
     at = pyramid.axes.index("c")
@@ -275,10 +243,9 @@ def finish(place: Place, pyramid: Pyramid) -> None:
 
 def write_display(place: Place, pyramid: Pyramid, ranges: Sequence[tuple[float, float]]) -> None:
     """Store each channel's name, colour, and the values to show as black and as white."""
-    import zarr
-
-    root = zarr.open_group(open_store(place).zarr(), mode="r+")
-    root.attrs.update(_metadata(pyramid, ranges))
+    store = open_store(place)
+    attributes = {**zarrfiles.attributes_of(store, ""), **_metadata(pyramid, ranges)}
+    zarrfiles.write_attributes(store, "", attributes, pyramid.zarr_format)
 
 
 def write_table(place: Place, name: str, columns: Mapping[str, NDArray[Any]]) -> None:
@@ -286,26 +253,27 @@ def write_table(place: Place, name: str, columns: Mapping[str, NDArray[Any]]) ->
 
     Text becomes UTF-8 bytes with a zero byte between rows: every zarr reader opens that.
     """
-    import zarr
-
-    root = zarr.open_group(open_store(place).zarr(), mode="r+")
-    details = root.require_group(DETAILS)
-    group = details.create_group(name, overwrite=True)
+    store, path = open_store(place), f"{DETAILS}/{name}"
+    version = _version(store)
+    zarrfiles.ensure_group(store, DETAILS, version)
+    store.clear(path)
     for column, values in columns.items():
         values = np.asarray(values)
-        rows, text = len(values), values.dtype.kind in "UTO"
-        if text:
+        attributes: dict[str, Any] = {}
+        if values.dtype.kind in "UTO":
+            attributes = {"text": "UTF-8, zero byte between rows", "rows": len(values)}
             values = np.frombuffer("\0".join(map(str, values.tolist())).encode(), dtype=np.uint8)
-        array = group.create_array(
-            column,
-            shape=values.shape,
-            dtype=values.dtype,
-            chunks=(max(1, min(len(values), 1 << 20)),),
-        )
-        array[:] = values
-        if text:
-            array.attrs.update({"text": "UTF-8, zero byte between rows", "rows": rows})
-    group.attrs["columns"] = list(columns)
+        zarrfiles.write_column(store, f"{path}/{column}", values, version, attributes)
+    zarrfiles.ensure_group(store, path, version)
+    zarrfiles.write_attributes(store, path, {"columns": list(columns)}, version)
+
+
+def _version(store: Store) -> zarrfiles.Format:
+    """Of zarr, that an archive is written in."""
+    version = zarrfiles.group_format(store, "")
+    if version is None:
+        raise InputError(f"{store} is not a zarr archive")
+    return version
 
 
 def read_table(place: Place, name: str) -> dict[str, NDArray[Any]]:
@@ -330,10 +298,11 @@ def read_table(place: Place, name: str) -> dict[str, NDArray[Any]]:
 
 def write_facts(place: Place, facts: Mapping[str, Any]) -> None:
     """Store plain values (provenance) as attributes of the details group."""
-    import zarr
-
-    root = zarr.open_group(open_store(place).zarr(), mode="r+")
-    root.require_group(DETAILS).attrs.update(dict(facts))
+    store = open_store(place)
+    version = _version(store)
+    zarrfiles.ensure_group(store, DETAILS, version)
+    attributes = {**zarrfiles.attributes_of(store, DETAILS), **facts}
+    zarrfiles.write_attributes(store, DETAILS, attributes, version)
 
 
 def read_facts(place: Place) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from mosaicreg import chunks
 from mosaicreg.geometry import Box, TileGrid
 from mosaicreg.store import Place, Store, open_store
+from mosaicreg.zarrfiles import Array, read_array
 
 BLOCK = "mosaicreg_block"
 """Attribute of an array of zarr v2: (y, x) px of what is written together."""
@@ -62,7 +63,7 @@ def write_shards(
         bands: (shards, y, x), one below the other: whole rows of chunks, but for the last.
     """
     store = open_store(place)
-    array = _open_level(store, level)
+    array = read_array(store, str(level))
     height, width = (part.stop - part.start for part in _inside(array, places[0])[-2:])
     shape = _chunk_shape(array)
     made: list[dict[chunks.Place, bytes]] = [{} for _ in places]
@@ -82,7 +83,7 @@ def write_shards(
 
 
 def _put(
-    store: Store, level: int, array: Any, at: tuple[int, ...], parts: dict[chunks.Place, bytes]
+    store: Store, level: int, array: Array, at: tuple[int, ...], parts: dict[chunks.Place, bytes]
 ) -> Receipt:
     """Write what a shard has become, and remove what it no longer has."""
     keys = shard_keys(array, at)
@@ -100,15 +101,15 @@ def _put(
     return _receipt(piece for pieces in objects for piece in pieces)
 
 
-def shard_keys(array: Any, at: tuple[int, ...]) -> list[str]:
+def shard_keys(array: Array, at: tuple[int, ...]) -> list[str]:
     """Keys, inside its array, of the objects that a shard may have, row by row."""
     if array.shards:
-        return [array.metadata.encode_chunk_key(at)]
+        return [array.chunk_key(at)]
     ranges = [
         range(part.start // chunk, -(-part.stop // chunk))
         for part, chunk in zip(_inside(array, at), array.chunks, strict=True)
     ]
-    return [array.metadata.encode_chunk_key(chunk) for chunk in product(*ranges)]
+    return [array.chunk_key(chunk) for chunk in product(*ranges)]
 
 
 def check_shards(
@@ -119,7 +120,7 @@ def check_shards(
     Costs one read of the compressed bytes; the sum itself runs at about a gigabyte a second.
     """
     store = open_store(place)
-    array = _open_level(store, level)
+    array = read_array(store, str(level))
     intact = []
     for at, receipt in zip(places, receipts, strict=True):
         found = (store.read(f"{level}/{key}") for key in shard_keys(array, at))
@@ -134,7 +135,7 @@ def _receipt(contents: Iterable[bytes | memoryview]) -> Receipt:
     return Receipt(size, crc)
 
 
-def _inside(array: Any, at: tuple[int, ...]) -> tuple[slice, ...]:
+def _inside(array: Array, at: tuple[int, ...]) -> tuple[slice, ...]:
     """The pixels of a shard that lie inside the array."""
     shape = (1,) * (len(at) - 2) + shard_shape(array)
     return tuple(
@@ -153,7 +154,7 @@ def reduce_shard(
         threads: how many share the work, `MOST_THREADS` at most.
     """
     store = open_store(place)
-    finer, coarser = _open_level(store, level - 1), _open_level(store, level)
+    finer, coarser = (read_array(store, str(k)) for k in (level - 1, level))
     (height, width), (rows, columns) = shard_shape(coarser), _chunk_shape(coarser)
     first = box.y0 // rows, box.x0 // columns
     down, across = TileGrid(box.shape, (rows, columns)).grid_shape
@@ -176,10 +177,11 @@ def reduce_shard(
 class _Held:
     """The compressed chunks of a few shards of one plane, for the chunks of the next level."""
 
-    def __init__(self, store: Store, level: int, array: Any, plane: tuple[int, ...]) -> None:
+    def __init__(self, store: Store, level: int, array: Array, plane: tuple[int, ...]) -> None:
         self.store, self.level, self.array, self.plane = store, level, array, plane
         self.counts, self.shape = _chunk_counts(array), _chunk_shape(array)
-        self.grid = TileGrid(array.shape[-2:], self.shape).grid_shape
+        height, width = array.shape[-2:]
+        self.grid = TileGrid((height, width), self.shape).grid_shape
         self.shards: dict[chunks.Place, dict[chunks.Place, memoryview]] = {}
 
     def under(self, place: chunks.Place) -> tuple[chunks.Place, ...]:
@@ -215,7 +217,7 @@ class _Held:
         return chunks.compress(halve(fine[: ends[0], : ends[1]]), self.shape)
 
     def _read(self, row: int, column: int) -> dict[chunks.Place, memoryview]:
-        key = self.array.metadata.encode_chunk_key((*self.plane, row, column))
+        key = self.array.chunk_key((*self.plane, row, column))
         content = self.store.read(f"{self.level}/{key}")
         if content is None:
             return {}
@@ -250,18 +252,12 @@ def halve(image: NDArray[Any]) -> NDArray[Any]:
     return summed.astype(image.dtype)
 
 
-def _open_level(store: Store, level: int) -> Any:
-    import zarr
-
-    return zarr.open_array(store.zarr(read_only=True), path=str(level), mode="r")
-
-
-def _chunk_shape(array: Any) -> tuple[int, int]:
+def _chunk_shape(array: Array) -> tuple[int, int]:
     """(y, x) px of a chunk."""
     return int(array.chunks[-2]), int(array.chunks[-1])
 
 
-def _chunk_counts(array: Any) -> tuple[int, int]:
-    """(y, x) chunks of one object of a zarr array."""
+def _chunk_counts(array: Array) -> tuple[int, int]:
+    """(y, x) chunks of one object of an array."""
     (rows, columns), (height, width) = _chunk_shape(array), (array.shards or array.chunks)[-2:]
     return height // rows, width // columns

@@ -128,40 +128,42 @@ def predict(
     small = recipe.with_blocks((min(SIDE, pyramid.shard[0]), min(SIDE, pyramid.shard[1])))
     middle = tuple(n // 2 for n in small.numblocks)
     middle = tuple(min(k, max(0, n - 2)) for k, n in zip(middle, small.numblocks, strict=True))
-    task = delayed_call(sample, samples, window, names, small.plan(middle), pyramid.chunk)
-    rates: Rates = run_tasks([task], "sample")[0]
+    tasks = [delayed_call(sample_block, small.plan(middle), pyramid.chunk)]
+    if samples:
+        tasks.append(delayed_call(sample_pairs, samples, window, names))
+    rates, *more = run_tasks(tasks, "sample")
+    rates = replace(rates, **more[0]) if more else rates
     return multiplied(rates, mosaic, recipe.with_blocks(pyramid.shard), pyramid, pairs, batches)
 
 
-def sample(
-    batches: list[Batch],
-    window: int,
-    names: tuple[str, ...],
-    block: BlockPlan,
-    chunk: tuple[int, int],
-) -> Rates:
-    """Compare the pairs of the last batch, draw and write the block, and time it all."""
-    whole, pair = _Timed(block.source), 0.0
+def sample_pairs(batches: list[Batch], window: int, names: tuple[str, ...]) -> Mapping[str, float]:
+    """Compare the pairs of the last batch and time it: the rates of a whole tile and of a pair."""
+    whole, pair = _Timed(batches[0].source), 0.0
     for batch in batches:  # the first one loads what is needed
         whole = _Timed(batch.source)
         start = time.thread_time()
         register_batch(replace(batch, source=whole), window, 0.0, names)
         pair = (time.thread_time() - start - whole.seconds) / len(batch.pairs)
+    reads = max(1, len(whole.areas))
+    return {"tile": whole.seconds / reads, "tile_area": sum(whole.areas) / reads, "pair": pair}
+
+
+def sample_block(block: BlockPlan, chunk: tuple[int, int]) -> Rates:
+    """Draw the block, compress it, and time it all; tiles are known by their parts in it."""
     parts = _Timed(block.source)
     start = time.thread_time()
     pixels = render_plan(replace(block, source=parts))
     blend = time.thread_time() - start - parts.seconds
     planes = pixels.reshape(-1, *pixels.shape[-2:])
     encoding, decoding, halving = _written(planes[0], chunk)
-    window_area, reads = sum(parts.areas), max(1, len(parts.areas))
-    if not batches:
-        whole = parts
+    reads = max(1, len(parts.areas))
+    seconds, area = parts.seconds / reads, sum(parts.areas) / reads
     return Rates(
-        tile=whole.seconds / max(1, len(whole.areas)),
-        tile_area=sum(whole.areas) / max(1, len(whole.areas)),
-        window=parts.seconds / reads,
-        window_area=window_area / reads,
-        pair=pair,
+        tile=seconds,
+        tile_area=area,
+        window=seconds,
+        window_area=area,
+        pair=0.0,
         blend=blend / pixels.size,
         encode=encoding / planes[0].size,
         decode=decoding / planes[0].size,

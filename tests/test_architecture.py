@@ -55,6 +55,7 @@ FLOORS = (
         "irtools",
         "mosaicfile",
         "chunks",
+        "zarrfiles",
         "shards",
         "omezarr",
     ),

@@ -73,9 +73,10 @@ print(*sys.modules, sep="\\n", file=sys.stderr)
 
 
 def test_small_jobs_load_only_what_they_need(tiles, tmp_path) -> None:
-    """dask.array alone would be an eighth of the start; what else is loaded, start.py knows."""
+    """dask.array or zarr would be an eighth of the start; what else is loaded, start.py knows."""
     heavy = {
         "dask.array",
+        "zarr",
         "distributed",
         "matplotlib",
         "scipy.ndimage",

@@ -16,7 +16,6 @@ for name in (
     "mosaicreg.progress",
     "dask.threaded",
     "threadpoolctl",
-    "zarr",
     "tifffile",
     "scipy.sparse.linalg",
     "scipy.spatial",

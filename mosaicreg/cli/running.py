@@ -97,9 +97,6 @@ def working(
         if not options["quiet"]:
             click.echo(words, err=True)
 
-    if output is not None:
-        import zarr  # noqa: F401  # here once, not by each of the workers forked below
-
     where = computing(
         options["scheduler"],
         options["cluster"],
