@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -108,16 +109,28 @@ def write_ome_zarr(
     if journal.is_finished and not repair:
         return path
     _prepare(store, plan, journal)
+    with ThreadPoolExecutor(1) as beside:  # while workers draw
+        told = beside.submit(_tell, store, layout, mosaic, provenance)
+        for level in range(plan.levels):
+            work = _coarser(plan, level, journal) if level else finest
+            _bring_up_to_date(store, plan, level, work, journal, progress)
+        told.result()
+    omezarr.finish(store, plan)
+    journal.finish()
+    return path
+
+
+def _tell(
+    store: Store,
+    layout: Layout | None,
+    mosaic: Mosaic | None,
+    provenance: Mapping[str, Any] | None,
+) -> None:
+    """Store what is known beside the pixels."""
     if layout is not None:
         store_layout(store, layout, mosaic)
     if provenance is not None:
         omezarr.write_facts(store, provenance)
-    for level in range(plan.levels):
-        work = _coarser(plan, level, journal) if level else finest
-        _bring_up_to_date(store, plan, level, work, journal, progress)
-    omezarr.finish(store, plan)
-    journal.finish()
-    return path
 
 
 def open_journal(place: Place, job: str, overwrite: bool = False) -> Journal:

@@ -7,33 +7,21 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, wait
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import cache
 from itertools import chain, islice
-from pathlib import Path
 from typing import Any
 
 from mosaicreg.errors import StoppedError
-from mosaicreg.processes import ForkedPool, hindrance, peak_memory_of
+from mosaicreg.machine import cores_of_process, memory_of_process, peak_memory_of
+from mosaicreg.processes import CURRENT, Call, Finished, Workers, hindrance
 
 Progress = Callable[[str, int, int], None]
 """Called with (stage, done, total) as work goes on."""
-Done = Callable[[list[tuple[int, Any]]], None]
-"""Called with (number, result) of tasks that have finished since the last call."""
-
 IN_FLIGHT = 4
 """Tasks handed to a cluster at a time, per thread of its workers: enough to keep all busy."""
 COUNT_EVERY = 2.0
 """Seconds between two looks at how many workers there are: clusters grow and shrink."""
-GROUP_LIMITS = (
-    "memory/memory.limit_in_bytes",
-    "memory/memory.soft_limit_in_bytes",
-    "memory.max",
-    "memory.high",
-    "memory.low",
-)
-"""Files of Linux' control groups (both versions) that limit memory."""
 WAVE = 512
 """Tasks handed to a scheduler of this process at a time."""
 
@@ -43,15 +31,16 @@ def run_tasks(
     stage: str,
     progress: Progress | None = None,
     total: int | None = None,
-    done: Done | None = None,
+    done: Finished | None = None,
 ) -> list[Any]:
-    """Compute `dask.delayed` tasks on the scheduler in effect; results in the order of the tasks.
+    """Have tasks done by the workers or the scheduler in effect; results in the tasks' order.
 
     Only a bounded number of tasks exists at a time, here and on a cluster, so no memory grows with
     their number. On a cluster, a task whose worker dies is done again by another.
 
     Args:
-        tasks: delayed values that do not depend on each other; may be made as they are needed.
+        tasks: as `delayed_call` makes them, or `dask.delayed` values, that do not depend on each
+            other; may be made as they are needed.
         stage: what the work is called in progress reports.
         progress: told about the start and every finished task.
         total: how many tasks; counted where None.
@@ -79,30 +68,42 @@ def run_tasks(
             count += 1
             report(stage, count, total)
 
-    client, pool = current_client(), current_pool()
+    client, workers = current_client(), CURRENT.get()
     if client is not None:
         _run_on_client(client, tasks, finished)
         return results
     tasks = iter(tasks)
     first = list(islice(tasks, 1))
     tasks = chain(first, tasks)
-    if pool is not None and all(len(task.dask) == 1 for task in first):
-        _run_on_processes(pool, tasks, finished)
+    if workers is not None and all(isinstance(task, Call) for task in first):
+        workers.run(tasks, finished)
     else:
-        _run_here(tasks, finished)
+        _run_here(tasks, finished, workers)
     return results
 
 
 def delayed_call(function: Callable[..., Any], *arguments: Any) -> Any:
-    """A delayed call that takes its arguments as they are: neither hashed nor searched."""
+    """A task of `run_tasks`: a call that takes its arguments as they are, not searched.
+
+    Where one of them is a dask collection, that is computed first, as part of the task.
+    """
+    if any(hasattr(type(argument), "__dask_graph__") for argument in arguments):
+        return _delayed(Call(function, arguments))
+    return Call(function, arguments)
+
+
+def _delayed(task: Any) -> Any:
+    """A task as dask knows it."""
     from dask.delayed import delayed
 
-    return delayed(function, pure=False, traverse=False)(*arguments)
+    if isinstance(task, Call):
+        return delayed(task.function, pure=False, traverse=False)(*task.arguments)
+    return task
 
 
 def current_client() -> Any | None:
     """The distributed client that dask would use now, or None for a scheduler of this process."""
-    if "distributed" not in sys.modules:
+    if CURRENT.get() is not None or "distributed" not in sys.modules:
         return None
     from dask.base import get_scheduler
     from distributed import Client
@@ -111,58 +112,36 @@ def current_client() -> Any | None:
     return owner if isinstance(owner, Client) else None
 
 
-def current_pool() -> ForkedPool | None:
-    """The processes forked for the work, where `mosaicreg.clusters.computing` has made some."""
-    import dask
-
-    owner = getattr(dask.config.get("scheduler", None), "__self__", None)
-    return owner if isinstance(owner, ForkedPool) else None
-
-
 def dashboard_link() -> str | None:
     """Address of the dashboard of the cluster in use; None where there is none."""
     client = current_client()
     return (client.dashboard_link or None) if client is not None else None
 
 
-def _run_here(tasks: Iterable[Any], finished: Done) -> None:
+def _run_here(tasks: Iterable[Any], finished: Finished, workers: Workers | None) -> None:
+    """On dask's scheduler in effect; on threads, as many as there are workers, where there are."""
+    import dask
+    from dask import threaded
     from dask.base import compute
     from dask.callbacks import Callback
 
+    options: dict[str, Any] = {}
+    if workers is not None:
+        options = {"scheduler": threaded.get, "num_workers": workers.count}
     waiting = iter(enumerate(tasks))
-    while wave := list(islice(waiting, WAVE)):
+    while some := list(islice(waiting, WAVE)):
+        wave = [(number, _delayed(task)) for number, task in some]
         numbers = {task.key: number for number, task in wave}
 
         def after(key: Any, result: Any, *_: Any, numbers: dict[Any, int] = numbers) -> None:
             if key in numbers:
                 finished([(numbers[key], result)])
 
-        with Callback(posttask=after), blas_threads(1):
+        with dask.config.set(options), Callback(posttask=after), blas_threads(1):
             compute(*(task for _, task in wave), traverse=False)
 
 
-def _run_on_processes(pool: ForkedPool, tasks: Iterable[Any], finished: Done) -> None:
-    waiting = iter(enumerate(tasks))
-    running: dict[Future[Any], int] = {}
-
-    def start(count: int) -> None:
-        for number, task in islice(waiting, count):
-            running[pool.start(task)] = number
-
-    with pool.loss_told():
-        start(pool.count)
-        while running:
-            ready = wait(running, None, FIRST_COMPLETED)[0]
-            failed = [f for f in ready if f.exception() is not None]
-            found = [(running.pop(f), f.result()) for f in ready if f not in failed]
-            if failed:
-                finished(found)  # what is done is kept
-                failed[0].result()
-            start(len(found))
-            finished(found)
-
-
-def _run_on_client(client: Any, tasks: Iterable[Any], finished: Done) -> None:
+def _run_on_client(client: Any, tasks: Iterable[Any], finished: Finished) -> None:
     from distributed import as_completed
 
     waiting = iter(enumerate(tasks))
@@ -170,7 +149,7 @@ def _run_on_client(client: Any, tasks: Iterable[Any], finished: Done) -> None:
 
     def submit(count: int) -> list[Any]:
         batch = list(islice(waiting, max(0, count)))
-        futures = client.compute([task for _, task in batch], retries=2) if batch else []
+        futures = client.compute([_delayed(t) for _, t in batch], retries=2) if batch else []
         numbers.update((f.key, k) for f, (k, _) in zip(futures, batch, strict=True))
         return list(futures)
 
@@ -247,9 +226,6 @@ def worker_room(count: int | None = None, memory_limit: str | None = None) -> tu
         count: threads or processes on this machine.
         memory_limit: of each such worker process, e.g. ``"2GB"``.
     """
-    from dask.system import CPU_COUNT
-    from dask.utils import parse_bytes
-
     client = current_client()
     if client is not None:
         with _loss_told():
@@ -257,52 +233,39 @@ def worker_room(count: int | None = None, memory_limit: str | None = None) -> tu
         if rooms:
             return min(limit for limit, _ in rooms), max(threads for _, threads in rooms)
     if memory_limit not in (None, "auto"):
+        from dask.utils import parse_bytes
+
         return int(parse_bytes(memory_limit)), 1
-    count = count or CPU_COUNT
-    if current_pool() is not None or (count > 1 and not hindrance()):
-        return memory_here() // count, 1
-    return memory_here(), count
-
-
-def memory_here() -> int:
-    """Bytes of memory that this process may have: the machine's, or less where a group is limited.
-
-    As `distributed.system.memory_limit` tells it, whose import takes a quarter of a second.
-    """
-    import psutil
-
-    limits = [int(psutil.virtual_memory().total)]
-    for name in GROUP_LIMITS:
-        with suppress(OSError, ValueError):  # not there, or "max"
-            limits.append(int(Path("/sys/fs/cgroup", name).read_text(encoding="ascii")))
-    with suppress(ImportError):  # Windows has none
-        import resource
-
-        limits.append(resource.getrlimit(resource.RLIMIT_RSS)[1])
-    return min(limit for limit in limits if limit > 0)
+    count = count or cores_of_process()
+    if CURRENT.get() is not None or (count > 1 and not hindrance()):
+        return memory_of_process() // count, 1
+    return memory_of_process(), count
 
 
 def all_threads(count: int | None = None) -> int:
     """Threads of all workers, or of this process where ``count`` does not say."""
-    from dask.system import CPU_COUNT
-
     client = current_client()
-    return _threads(client) if client is not None else count or CPU_COUNT
+    return _threads(client) if client is not None else count or cores_of_process()
 
 
 def cores_here() -> int:
     """Cores that tasks on this machine share; 1 on a cluster, where each has its own."""
-    import dask
-    from dask.system import CPU_COUNT
-
     if current_client() is not None:
         return 1
-    return int(dask.config.get("num_workers", None) or CPU_COUNT)
+    workers = CURRENT.get()
+    if workers is not None:
+        return workers.count
+    import dask
+
+    return int(dask.config.get("num_workers", None) or cores_of_process())
 
 
 def _room(dask_worker: Any) -> tuple[int, int]:
     """On a worker; distributed fills in the argument of this name."""
-    return dask_worker.memory_manager.memory_limit or memory_here(), dask_worker.state.nthreads
+    return (
+        dask_worker.memory_manager.memory_limit or memory_of_process(),
+        dask_worker.state.nthreads,
+    )
 
 
 def peak_memory() -> int:
@@ -310,8 +273,8 @@ def peak_memory() -> int:
 
     Workers that are gone are not asked.
     """
-    client, pool = current_client(), current_pool()
+    client, workers = current_client(), CURRENT.get()
     if client is None:
-        return pool.peak_memory() if pool is not None else peak_memory_of()
+        return workers.peak_memory() if workers is not None else peak_memory_of()
     with _loss_told():
         return max(client.run(peak_memory_of).values(), default=0)

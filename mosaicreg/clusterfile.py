@@ -21,7 +21,7 @@ from types import MappingProxyType
 from typing import Any
 
 from mosaicreg.errors import InputError
-from mosaicreg.processes import KEPT
+from mosaicreg.machine import KEPT
 
 ENVIRONMENT = "distributed.nanny.pre-spawn-environ."
 SETTINGS: Mapping[str, Any] = MappingProxyType(

@@ -13,8 +13,9 @@ from typing import Any
 from mosaicreg.clusterfile import KINDS, SETTINGS, ClusterFile, Kind, read_cluster_file
 from mosaicreg.errors import InputError, MissingExtraError, StoppedError, missing_extra
 from mosaicreg.imagefile import write_atomically
+from mosaicreg.machine import cores_of_process, keep_freed_memory
 from mosaicreg.objects import AnyPath
-from mosaicreg.processes import ForkedPool, hindrance, keep_freed_memory
+from mosaicreg.processes import CURRENT, Alone, ForkedPool, hindrance
 
 LARGE = 4 << 30
 """Bytes of all tiles from which on worker processes are worth their start of a few seconds."""
@@ -45,8 +46,8 @@ def computing(
         size: bytes of all tiles: from `LARGE` on, this machine computes with a cluster of its own.
         tell: told what is waited for.
         fork: below that, have tasks done by processes forked from this one, where that is safe.
-            Pass False where tasks change what is in this process's memory, or hand pixels on to
-            others, as graphs of dask arrays do; those are done by threads either way.
+            Pass False where tasks change what is in this process's memory, or graphs of dask arrays
+            are computed, whose tasks hand pixels on to others: then threads do all.
 
     Yields:
         Where the work is done and, where there was a choice, why; in words.
@@ -85,28 +86,16 @@ def computing(
 def _this_machine(
     workers: int | None, memory_limit: str | None, size: int, fork: bool
 ) -> Iterator[str]:
-    import dask
-    from dask import threaded
-    from dask.system import CPU_COUNT
-
-    count = workers or CPU_COUNT
+    count = workers or cores_of_process()
     amount = f"{size / 1e9:.1f} GB of tiles"
     if memory_limit is None and size < LARGE:
         obstacle = hindrance() if fork and count > 1 else ""
-        forked = ForkedPool(count) if fork and count > 1 and not obstacle else None
         keep_freed_memory()
-        with (
-            forked or nullcontext(),
-            # A pool of our own: when the job is stopped, tasks that run are waited for.
-            ThreadPoolExecutor(count) as pool,
-            # By its name, dask would look for a cluster first, and load distributed for it.
-            dask.config.set(
-                scheduler=forked.get if forked else threaded.get, num_workers=count, pool=pool
-            ),
-        ):
-            reasons = [f"{amount}: a small job"] * bool(size) + [obstacle] * bool(obstacle)
-            said = f" ({'; '.join(reasons)})" if reasons else ""
-            yield f"on {_number(count, 'process' if forked else 'thread')}{said}"
+        reasons = [f"{amount}: a small job"] * bool(size) + [obstacle] * bool(obstacle)
+        said = f" ({'; '.join(reasons)})" if reasons else ""
+        kind = "process" if fork and count > 1 and not obstacle else "thread"
+        with _workers(count, kind == "process") if fork and not obstacle else _threads(count):
+            yield f"on {_number(count, kind)}{said}"
         return
     if memory_limit is None:
         why = f"({amount}: a large job)"
@@ -121,6 +110,32 @@ def _this_machine(
     file = ClusterFile(Path(), "local", options, dask=SETTINGS)
     with _started(file) as made, _client_of(made, lambda words: None):
         yield f"on {_number(count, 'worker process')} {why}"
+
+
+@contextmanager
+def _workers(count: int, forked: bool) -> Iterator[None]:
+    """Processes, or this one alone, do the tasks while inside."""
+    with ForkedPool(count) if forked else nullcontext(Alone()) as made:
+        token = CURRENT.set(made)
+        try:
+            yield
+        finally:
+            CURRENT.reset(token)
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Threads do the tasks while inside, and all that is computed by dask."""
+    import dask
+    from dask import threaded
+
+    with (
+        # A pool of our own: when the job is stopped, tasks that run are waited for.
+        ThreadPoolExecutor(count) as pool,
+        # By its name, dask would look for a cluster first, and load distributed for it.
+        dask.config.set(scheduler=threaded.get, num_workers=count, pool=pool),
+    ):
+        yield
 
 
 @contextmanager

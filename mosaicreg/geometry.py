@@ -177,6 +177,46 @@ def group_by_block(boxes: IntArray, grid: TileGrid) -> tuple[NDArray[np.intp], N
     return starts.astype(np.intp), members[order].astype(np.intp)
 
 
+def near_pairs(cells: FloatArray, together: int = 1 << 22) -> tuple[int, Iterator[IntArray]]:
+    """All pairs of items in one cell or in two that touch: how many, and some at a time.
+
+    Args:
+        cells: (n, 2) row and column of each item's cell, whole numbers.
+        together: about how many pairs to give at a time.
+
+    Returns:
+        Their number, and parts of them: (k, 2) item numbers, the lower first, each pair once.
+    """
+    # Rows and columns numbered anew: what touches differs by 1, all else by 2 or more.
+    place = np.empty(cells.shape, dtype=np.int64)
+    for axis in (0, 1):
+        values, place[:, axis] = np.unique(cells[:, axis], return_inverse=True)
+        gaps = np.minimum(np.diff(values, prepend=values[:1]), 2).astype(np.int64)
+        place[:, axis] = np.cumsum(gaps)[place[:, axis]]
+    width = int(place[:, 1].max(initial=0)) + 3
+    key = place[:, 0] * width + place[:, 1]
+    order = np.argsort(key, kind="stable")
+    key = key[order]
+    own = np.arange(len(order))
+    found = [(own + 1, np.searchsorted(key, key, side="right") - own - 1)]
+    for step in (1, width - 1, width, width + 1):
+        first = np.searchsorted(key, key + step)
+        found.append((first, np.searchsorted(key, key + step, side="right") - first))
+
+    def parts() -> Iterator[IntArray]:
+        for first, counts in found:
+            part = np.cumsum(counts) // together
+            for some in np.split(own, np.flatnonzero(np.diff(part)) + 1):
+                many = counts[some]
+                ones = np.repeat(some, many)
+                others = np.arange(len(ones)) - np.repeat(np.cumsum(many) - many, many)
+                pairs = np.stack([order[ones], order[first[ones] + others]], axis=1)
+                pairs.sort(axis=1)
+                yield pairs
+
+    return sum(int(counts.sum()) for _, counts in found), parts()
+
+
 def clipped_range(start: int, count: int, stop: int, first: int = 0) -> range:
     """``start .. start + count`` without what lies outside ``first .. stop``; may be empty.
 

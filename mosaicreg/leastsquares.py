@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.sparse import csc_array, csr_array, diags_array
-from scipy.sparse.linalg import splu
 
 from mosaicreg.geometry import FloatArray, IntArray
+
+if TYPE_CHECKING:
+    from scipy.sparse import csc_array, csr_array
+
+# What solves is loaded by what needs it: `mosaicreg.solving.LIBRARIES` says why.
 
 WEAK = 1e-9
 """Of the median weight: how firmly each tile is held where it was."""
@@ -37,6 +40,8 @@ class LeastSquares:
         """Factorise for these (m,) weights."""
         if self._factor is not None and np.array_equal(weight, self._weight):
             return
+        from scipy.sparse import csc_array, csr_array, diags_array
+
         self._factor = None  # its memory is needed for the next
         weak = WEAK * float(np.median(weight[weight > 0])) if weight.any() else 1.0
         normal = self.incidence.T @ diags_array(weight) @ self.incidence
@@ -62,6 +67,8 @@ def factored(normal: csc_array, known: bool = False) -> Any:
 
     Where the best order is ``known``, rows and columns are in it.
     """
+    from scipy.sparse.linalg import splu
+
     return splu(
         normal,
         permc_spec="NATURAL" if known else "MMD_AT_PLUS_A",

@@ -16,7 +16,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from mosaicreg.drawing import MAP_STYLE, PLAIN_COLOUR, tile_map
 from mosaicreg.errors import InputError
-from mosaicreg.geometry import Box, FloatArray, IntArray, bounding_box, owned_boxes
+from mosaicreg.geometry import (
+    Box,
+    FloatArray,
+    IntArray,
+    bounding_box,
+    near_pairs,
+    owned_boxes,
+)
 from mosaicreg.objects import AnyPath
 from mosaicreg.plots import axes_for, draw_tiles
 from mosaicreg.source import ArraySource, FileSource, Names, TileSource
@@ -26,8 +33,8 @@ SEAM_SHARE = 0.3
 """Tiles are neighbours when their overlap is this long, as a share of the shorter tile's side."""
 AXES = {2: "yx", 3: "cyx", 4: "czyx", 5: "tczyx"}
 """What the axes of an array stand for where nothing says so, by their number."""
-CROWD = 100
-"""More overlapping neighbours per tile than this means that positions are not in pixels."""
+CROWD = 225
+"""More pairs per tile of tiles near each other than this means that positions are not in pixels."""
 
 
 def as_names(values: Sequence[str] | NDArray[Any]) -> Names:
@@ -267,25 +274,25 @@ def overlapping_pairs(positions: FloatArray, shapes: IntArray) -> tuple[IntArray
     Raises:
         InputError: where tiles lie on each other in heaps.
     """
-    from scipy.spatial import cKDTree  # a tenth of a second that looking at tiles does not need
-
-    n = len(positions)
-    size = shapes.max(axis=0)
-    tree = cKDTree(positions / size)
-    contacts = int(tree.count_neighbors(tree, 1.0, p=np.inf)) - n
-    if contacts > 2 * CROWD * n:
+    # Tiles that overlap lie in one cell as large as the largest tile, or in neighbouring cells.
+    count, near = near_pairs(np.floor(positions / shapes.max(axis=0)))
+    if count > CROWD * len(positions):
         raise InputError(
-            f"each tile overlaps about {contacts // n} others: the positions put tiles in heaps; "
-            "are they in pixels, and one for each tile?"
+            f"each tile has about {2 * count // len(positions)} others near it: the positions put "
+            "tiles in heaps; are they in pixels, and one for each tile?"
         )
-    pairs = tree.query_pairs(1.0, p=np.inf, output_type="ndarray").astype(np.int64)
-    pairs.sort(axis=1)
-    pairs = pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
-    first, second = pairs[:, 0], pairs[:, 1]
-    start = np.maximum(positions[first], positions[second])
-    end = np.minimum(positions[first] + shapes[first], positions[second] + shapes[second])
-    touching = (end > start).all(axis=1)
-    return pairs[touching], (end - start)[touching]
+    found, overlaps = [], []
+    for pairs in near:
+        first, second = pairs.T
+        start = np.maximum(positions[first], positions[second])
+        end = np.minimum(positions[first] + shapes[first], positions[second] + shapes[second])
+        touching = (end > start).all(axis=1)
+        found.append(pairs[touching])
+        overlaps.append((end - start)[touching])
+    pairs = np.concatenate([np.empty((0, 2), dtype=np.int64), *found])
+    overlap = np.concatenate([np.empty((0, 2)), *overlaps])
+    order = np.lexsort((pairs[:, 1], pairs[:, 0]))
+    return pairs[order], overlap[order]
 
 
 def seam_shares(pairs: IntArray, overlap: FloatArray, shapes: IntArray) -> FloatArray:

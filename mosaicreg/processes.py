@@ -1,4 +1,4 @@
-"""Worker processes forked from this one: there at once, and without a lock that all wait for.
+"""Workers of this machine without dask in between: processes forked from this one, or it alone.
 
 Threads of one process wait for each other wherever Python itself works. A fork shares what is
 loaded, so it starts in milliseconds, but it may happen only while nothing else runs here.
@@ -13,21 +13,26 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from dataclasses import dataclass
+from importlib import import_module
+from itertools import islice
 from multiprocessing import get_context
-from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from mosaicreg.errors import StoppedError
+from mosaicreg.machine import peak_memory_of
 
-KEPT = 32 << 20
-"""Bytes that a worker may keep of what it has freed; glibc knows no larger threshold of mmap."""
 DIE_WITH_PARENT = 1
 """PR_SET_PDEATHSIG of Linux' prctl."""
 STOPS = frozenset({signal.SIGINT, signal.SIGTERM})
+
+Finished = Callable[[list[tuple[int, Any]]], None]
+"""Called with (number, result) of tasks that have finished since the last call."""
 
 
 def hindrance() -> str:
@@ -46,6 +51,54 @@ def hindrance() -> str:
     return ""
 
 
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A function and its arguments: a task that depends on no other."""
+
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+
+    def __call__(self) -> Any:
+        """Do it."""
+        return self.function(*self.arguments)
+
+
+class Workers(Protocol):
+    """Who does the tasks of this process."""
+
+    @property
+    def count(self) -> int:
+        """How many tasks are done at a time."""
+
+    def run(self, calls: Iterable[Call], finished: Finished) -> None:
+        """Do all calls, and tell which have finished, as they do."""
+
+    def peak_memory(self) -> int:
+        """Bytes that the largest process has held at its peak."""
+
+
+CURRENT: ContextVar[Workers | None] = ContextVar("workers", default=None)
+"""Workers that `mosaicreg.clusters.computing` has made; where None, dask's scheduler does tasks."""
+
+
+class Alone:
+    """This process does one task after the other."""
+
+    count = 1
+
+    def run(self, calls: Iterable[Call], finished: Finished) -> None:
+        """In turn."""
+        from threadpoolctl import threadpool_limits
+
+        with threadpool_limits(limits=1, user_api="blas"):
+            for number, call in enumerate(calls):
+                finished([(number, call())])
+
+    def peak_memory(self) -> int:
+        """Of this process."""
+        return peak_memory_of()
+
+
 class ForkedPool(ProcessPoolExecutor):
     """Processes for tasks that bring along all they need. They end with this one, however it ends.
 
@@ -56,11 +109,9 @@ class ForkedPool(ProcessPoolExecutor):
     def __init__(self, count: int) -> None:
         # What is loaded now is shared; what is not, each process would load for itself.
         import cloudpickle  # noqa: F401
-        import dask.delayed
-        import dask.local  # noqa: F401
+        import threadpoolctl  # noqa: F401
 
         self.count = count
-        keep_freed_memory()
         super().__init__(
             count, mp_context=get_context("fork"), initializer=_begin, initargs=(os.getpid(),)
         )
@@ -77,20 +128,37 @@ class ForkedPool(ProcessPoolExecutor):
                 first.result()
         self.pids = tuple(self._processes or ())
 
-    def start(self, task: Any) -> Future[Any]:
-        """Have a `dask.delayed` task computed by one process."""
+    def run(self, calls: Iterable[Call], finished: Finished) -> None:
+        """One more than there are processes is handed out, so that none waits for its next.
+
+        Raises:
+            StoppedError: where a process is lost.
+        """
         import cloudpickle
 
-        return self.submit(_compute, cloudpickle.dumps(task))
+        waiting = iter(enumerate(calls))
+        running: dict[Future[Any], int] = {}
 
-    def get(self, graph: Any, keys: Any, **options: Any) -> Any:
-        """Dask's scheduler for all else: threads, which need not be sent what tasks hand on."""
-        from dask import threaded
+        def start(count: int) -> None:
+            for number, call in islice(waiting, count):
+                running[self.submit(_compute, cloudpickle.dumps(call))] = number
 
-        return threaded.get(graph, keys, **options)
+        with self.loss_told():
+            start(self.count + 1)
+            while running:
+                ready = wait(running, None, FIRST_COMPLETED)[0]
+                failed = [f for f in ready if f.exception() is not None]
+                found = [(running.pop(f), f.result()) for f in ready if f not in failed]
+                if failed:
+                    for future in running:
+                        future.cancel()
+                    finished(found)  # what is done is kept
+                    failed[0].result()
+                start(len(found))
+                finished(found)
 
     def peak_memory(self) -> int:
-        """Bytes that the largest process has held at its peak."""
+        """Of the largest process."""
         return max(peak_memory_of(pid) for pid in self.pids)
 
     @contextmanager
@@ -103,6 +171,12 @@ class ForkedPool(ProcessPoolExecutor):
                 "a worker process was killed, most often because memory ran out; fewer workers "
                 "(--workers) need less, and with --memory-limit one that grows is started anew"
             ) from None
+
+
+def load_meanwhile(modules: Iterable[str]) -> None:
+    """Load what this process will need, while others are at work for it."""
+    if isinstance(CURRENT.get(), ForkedPool):
+        threading.Thread(target=lambda: [import_module(name) for name in modules]).start()
 
 
 def _begin(parent: int) -> None:
@@ -120,12 +194,8 @@ def _begin(parent: int) -> None:
 
 
 def _compute(task: bytes) -> Any:
-    import cloudpickle
-    from dask.local import get_sync
-
-    # By its name, dask would look for a cluster first, and load distributed for it.
     try:
-        return cloudpickle.loads(task).compute(scheduler=get_sync)
+        return pickle.loads(task)()  # noqa: S301  # our own
     except Exception as error:
         if _can_be_sent(error):
             raise
@@ -139,30 +209,3 @@ def _can_be_sent(error: Exception) -> bool:
         copy = pickle.loads(pickle.dumps(error))  # noqa: S301  # our own
         return type(copy) is type(error) and str(copy) == str(error)
     return False
-
-
-def peak_memory_of(process: int | str = "self") -> int:
-    """Bytes that a process has held at its peak."""
-    try:
-        # The system's count for a process (ru_maxrss) starts with what its parent held at the fork.
-        status = Path(f"/proc/{process}/status").read_text(encoding="ascii", errors="replace")
-        return int(status.partition("VmHWM:")[2].split()[0]) * 1024
-    except (OSError, IndexError):
-        import resource
-
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if sys.platform == "darwin" else peak * 1024
-
-
-def keep_freed_memory() -> None:
-    """Let glibc, where it is, keep what this process frees for what it asks for next.
-
-    Threads that give memory back and ask again wait for each other in the kernel: with two threads
-    it was 8 % of the CPU of 20 x 20 tiles.
-    """
-    trim_threshold, top_pad, mmap_threshold = -1, -2, -3
-    sizes = {trim_threshold: KEPT, top_pad: KEPT // 8, mmap_threshold: KEPT}
-    with suppress(OSError, AttributeError, TypeError):
-        mallopt = ctypes.CDLL(None).mallopt
-        for name, size in sizes.items():
-            mallopt(name, size)

@@ -8,15 +8,19 @@ each tile moves from where a model has it.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_array, csr_array
-from scipy.sparse.csgraph import connected_components
 
 from mosaicreg.geometry import FloatArray, IntArray
 from mosaicreg.leastsquares import LeastSquares
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
+
+LIBRARIES = ("scipy.sparse.linalg", "scipy.sparse.csgraph")
+"""Loaded when something is solved, or before, while workers compare: an eighth of the start."""
 
 SIGMA_FLOOR = 0.003
 """px; no offset is believed better than this: detail finer than the pixels biases it."""
@@ -93,6 +97,8 @@ class Edges:
         rows = np.tile(np.arange(m), 2)
         signs = np.repeat([-1.0, 1.0], m)
         columns = np.concatenate([self.fixed, self.moving])
+        from scipy.sparse import coo_array
+
         return coo_array((signs, (rows, columns)), shape=(m, self.tiles)).tocsr()
 
 
@@ -298,6 +304,9 @@ def _outvoted(edges: Edges, kept: NDArray[np.bool_], agree: NDArray[np.bool_]) -
 def parts_of(edges: Edges, agree: NDArray[np.bool_]) -> IntArray:
     """(n,) number of the part of each tile, the largest part first, then by lowest tile."""
     fixed, moving = edges.fixed[agree], edges.moving[agree]
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     links = coo_array((np.ones(len(fixed)), (fixed, moving)), shape=(edges.tiles, edges.tiles))
     count, label = connected_components(links, directed=False)
     size = np.bincount(label, minlength=count)

@@ -80,6 +80,7 @@ FLOORS = (
         "synthetic",
     ),
     (
+        "machine",
         "processes",
         "cluster",
         "clusterfile",

@@ -18,7 +18,7 @@ from mosaicreg.cluster import current_client, delayed_call, run_tasks, worker_ro
 from mosaicreg.clusterfile import KINDS, SETTINGS, environment, read_cluster_file
 from mosaicreg.clusters import LARGE, check_shared, computing
 from mosaicreg.errors import MissingExtraError
-from mosaicreg.processes import KEPT
+from mosaicreg.machine import KEPT
 
 CONFIGS = Path(__file__).parents[1] / "cluster-configs"
 FILES = sorted(CONFIGS.glob("*.yaml"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -16,6 +18,7 @@ from mosaicreg.geometry import (
     centred_box,
     clipped_range,
     group_by_block,
+    near_pairs,
     nearest_pixel,
     owned_boxes,
     power_of_two,
@@ -189,3 +192,18 @@ def test_lengths_for_correlation() -> None:
     for bad in (-0.1, 1.1, float("nan")):
         with pytest.raises(ValueError, match="share"):
             size_for_overlap(100, bad)
+
+
+@given(st.lists(st.tuples(st.integers(-9, 9), st.integers(-9, 9)), max_size=40), st.integers(1, 99))
+def test_near_pairs_are_those_of_cells_that_touch(cells, together) -> None:
+    scaled = np.array(cells, dtype=np.float64).reshape(-1, 2)
+    scaled[scaled > 7] *= 1e9  # far away rows and columns are no neighbours of each other
+    count, parts = near_pairs(scaled, together)
+    found = [tuple(pair) for part in parts for pair in part.tolist()]
+    expected = [
+        (i, j)
+        for i, j in itertools.combinations(range(len(scaled)), 2)
+        if np.abs(scaled[i] - scaled[j]).max() <= 1
+    ]
+    assert sorted(found) == expected
+    assert count == len(expected)

@@ -14,10 +14,10 @@ for name in (
     "mosaicreg.planning",
     "mosaicreg.clusters",
     "mosaicreg.progress",
-    "dask.threaded",
     "threadpoolctl",
     "tifffile",
     "scipy.sparse.linalg",
-    "scipy.spatial",
+    "scipy.sparse.csgraph",
+    "cloudpickle",
 ):
     import_module(name)

@@ -218,8 +218,11 @@ def registered(
     """The layout of the tiles, measured and solved."""
     from mosaicreg.constraints import read_constraints
     from mosaicreg.layout import solve_layout
+    from mosaicreg.processes import load_meanwhile
     from mosaicreg.registration import register
+    from mosaicreg.solving import LIBRARIES as SOLVERS
 
+    load_meanwhile(SOLVERS)
     path = options["constraints"]
     constraints = read_constraints(path, mosaic.names) if path else None
     pairs = register(

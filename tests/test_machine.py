@@ -1,0 +1,65 @@
+"""What a process may have: the machine's, or what it is bound to and its control group allows."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+from dask.system import CPU_COUNT
+
+from mosaicreg import machine
+from mosaicreg.machine import cores_of_process, memory_of_process, peak_memory_of
+
+
+@pytest.fixture
+def groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Control groups without limits; on 8 cores."""
+    monkeypatch.setattr(machine, "GROUPS", tmp_path)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    (tmp_path / "cpu").mkdir()
+    (tmp_path / "memory").mkdir()
+    return tmp_path
+
+
+def test_cores_are_those_that_dask_counts() -> None:
+    assert cores_of_process() == CPU_COUNT
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({}, 8),
+        ({"cpu.max": "max 100000\n"}, 8),
+        ({"cpu.max": "200000 100000\n"}, 2),
+        ({"cpu.max": "250000 100000\n"}, 3),
+        ({"cpu.max": "1000 100000\n"}, 1),
+        ({"cpu.max": "9900000 100000\n"}, 8),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 8),
+        ({"cpu/cpu.cfs_quota_us": "400000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 4),
+        ({"cpu.max": "what\n"}, 8),
+    ],
+)
+def test_a_quota_of_processor_time_is_kept(groups: Path, files: dict[str, str], cores: int) -> None:
+    for name, content in files.items():
+        (groups / name).write_text(content, encoding="ascii")
+    assert cores_of_process() == cores
+
+
+def test_memory_is_the_machines_or_less_where_a_group_is_limited(groups: Path) -> None:
+    whole = memory_of_process()
+    assert whole == psutil.virtual_memory().total
+    (groups / "memory.high").write_text("max\n", encoding="ascii")
+    assert memory_of_process() == whole
+    (groups / "memory.max").write_text("123456789\n", encoding="ascii")
+    assert memory_of_process() == 123456789
+    (groups / "memory" / "memory.limit_in_bytes").write_text("23456789\n", encoding="ascii")
+    assert memory_of_process() == 23456789
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells of other processes")
+def test_the_peak_of_a_process_is_at_least_what_it_holds() -> None:
+    assert peak_memory_of() >= psutil.Process().memory_info().rss
+    assert peak_memory_of(os.getpid()) == pytest.approx(peak_memory_of(), rel=0.1)
