@@ -19,7 +19,9 @@ Pure functions on arrays; no files, no dask. The method, step by step:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -30,7 +32,8 @@ from mosaicreg.strips import FLATTEN, Search, bin_mean, binning, flatten, plan_s
 from mosaicreg.subpixel import fit_near
 from mosaicreg.surface import (
     MIN_SHIFTS,
-    correlation_surface,
+    Side,
+    Window,
     find_peaks,
     parabola,
     peak_statistics,
@@ -204,26 +207,26 @@ def rough_match(
 
 def rough_prepared(pair: BinnedPair, search: Search) -> tuple[float, float, float] | None:
     """`rough_match` of strips that are prepared."""
-    look = _look(pair, search)
+    look = _look(pair, search, 1)
     if look is None:
         return None
     dy, dx = look.starts[0] * look.pair[0].by + search.origin
     return look.z, float(dy), float(dx)
 
 
-def _look(pair: BinnedPair, search: Search) -> _Look | None:
-    """The peaks of the strips; of strips binned once more where those are faint and these higher.
+def _look(pair: BinnedPair, search: Search, most: int = CANDIDATES) -> _Look | None:
+    """The peaks of the strips, ``most`` at most; of coarser strips where faint, and higher there.
 
     Noise and blur leave the coarse texture, and binning takes half of the noise away. Strips that
     do not belong together are given the same choice, so the null knows what it is worth.
     """
-    look = _Look.at(pair, search)
+    look = _Look.at(pair, search, most)
     if look is None or look.z >= FAINT:
         return look
     # Where binning once more leaves too little, the strips stay as they are.
     if min(n for strip in pair for n in strip.image.shape) < 2 * FLATTEN:
         return look
-    second = _Look.at((pair[0].coarser(), pair[1].coarser()), search)
+    second = _Look.at((pair[0].coarser, pair[1].coarser), search, most)
     return second if second and second.z > look.z else look
 
 
@@ -245,26 +248,27 @@ class _Look:
     ratio: float
 
     @classmethod
-    def at(cls, pair: BinnedPair, search: Search) -> _Look | None:
+    def at(cls, pair: BinnedPair, search: Search, most: int) -> _Look | None:
         """None where there is no peak, or too few shifts to judge one."""
         if pair[0].is_flat or pair[1].is_flat:
             return None
         first, last = binned_shifts(search, pair[0].by)
-        height, valid = correlation_surface(pair[0].flat, pair[1].flat, first, last)
+        window = Window.of(pair[0].flat.shape, pair[1].flat.shape, first, last)
+        height, valid = window.surface(pair[0].as_fixed(window), pair[1].as_moving(window))
         if np.count_nonzero(valid) < MIN_SHIFTS:
             return None
         peaks, heights = find_peaks(height, valid, CANDIDATES)
         if len(peaks) == 0:
             return None
         z, ratio = peak_statistics(height, valid, peaks, heights)
-        few = 1 if ratio >= CLEAR_LEAD else CANDIDATES
+        few = 1 if ratio >= CLEAR_LEAD else most
         starts = [first + parabola(height, valid, p) for p in peaks[:few]]
         return cls(pair, starts, heights, z, ratio)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Binned:
-    """A stabilised strip, binned.
+    """A stabilised strip, binned. Null pairs compare it again, so what is derived of it is kept.
 
     Args:
         image: means of ``by`` x ``by`` px.
@@ -274,23 +278,43 @@ class Binned:
     image: Image
     flat: Image
     by: int
+    _sides: dict[Any, tuple[Window, Side]] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def of(cls, image: Image, by: int) -> Binned:
         """From pixels that are binned."""
         return cls(image, flatten(image), by)
 
-    @property
+    @cached_property
     def is_flat(self) -> bool:
         """Whether there is nothing to correlate."""
         return float(np.vdot(self.flat, self.flat)) == 0
 
+    @cached_property
     def coarser(self) -> Binned:
         """The same strip, binned once more."""
         return Binned.of(bin_mean(self.image, 2), 2 * self.by)
 
+    def as_fixed(self, window: Window) -> Side:
+        """What the strip brings to a correlation as the fixed one."""
+        return self._side(window, Window.fixed)
+
+    def as_moving(self, window: Window) -> Side:
+        """What it brings as the moving one."""
+        return self._side(window, Window.moving)
+
+    def _side(self, window: Window, make: Callable[[Window, Image], Side]) -> Side:
+        known, side = self._sides.get(make, (None, None))
+        if side is None or known is not window:
+            side = make(window, self.flat)
+            if window.is_kept:
+                self._sides[make] = window, side
+        return side
+
     def cut(self, shape: tuple[int, ...]) -> Binned:
         """The first rows and columns."""
+        if self.image.shape == shape:
+            return self
         rows, cols = shape
         return Binned(self.image[:rows, :cols], self.flat[:rows, :cols], self.by)
 

@@ -5,11 +5,13 @@ Pure functions on arrays; no files, no dask.
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.fft import ifft, irfft, next_fast_len, rfft2
+from scipy.fft import fft, ifft, irfft, next_fast_len, rfft
 
 from mosaicreg.robust import NORMAL, median_of
 
@@ -17,8 +19,22 @@ Image = NDArray[np.float32]
 
 MIN_AREA = 0.1
 """Shifts whose overlap is a smaller share of the largest possible overlap are not tried."""
+KEPT_SHIFTS = 1 << 16
+"""Windows of no more shifts are kept for the next strips of the same shapes."""
 MIN_SHIFTS = 25
 """A surface of fewer shifts has no meaningful scatter, so no peak of it can be trusted."""
+
+
+class Side(NamedTuple):
+    """What one of two strips brings to their correlation.
+
+    Args:
+        spectrum: complex64, its transform, padded to the window's length.
+        energy: float64, the sum of its squares over the overlap at every shift.
+    """
+
+    spectrum: NDArray[np.complex64]
+    energy: NDArray[np.float64]
 
 
 def correlation_surface(
@@ -34,68 +50,172 @@ def correlation_surface(
         float32 correlation times sqrt(overlap area / largest overlap area), and which shifts count:
         enough overlap, and signal in both strips there. The others are 0.
     """
-    size = [
-        next_fast_len(int(max(f.shape[k] - first[k], m.shape[k] + last[k])), real=True)
-        for k in (0, 1)
-    ]
-    product, other = rfft2(f, size), rfft2(m, size)
-    product *= np.conj(other, out=other)
-    rows = np.arange(first[0], last[0] + 1)
-    cols = np.arange(first[1], last[1] + 1)
-    # Of the way back, only the rows of the window are gone to the end.
-    cross = irfft(ifft(product, axis=0, overwrite_x=True)[rows % size[0]], size[1])
-    cross = cross[:, cols % size[1]]
-
-    y = _overlap_ends(rows, f.shape[0], m.shape[0])
-    x = _overlap_ends(cols, f.shape[1], m.shape[1])
-    area = np.multiply.outer(y[1] - y[0], x[1] - x[0])
-    energy = _box_sums(f, y[0], y[1], x[0], x[1])
-    energy *= _box_sums(m, y[0] - rows, y[1] - rows, x[0] - cols, x[1] - cols)
-    norm = np.sqrt(np.maximum(energy, 0))
-    valid = (area >= max(1.0, MIN_AREA * area.max())) & (norm > 1e-4 * norm.max())
-    height = np.zeros(cross.shape, dtype=np.float32)
-    np.divide(cross, norm, out=height, where=valid, casting="same_kind")
-    height *= np.sqrt(area / max(1, area.max())).astype(np.float32)
-    return height, valid
+    window = Window.of(f.shape, m.shape, first, last)
+    return window.surface(window.fixed(f), window.moving(m))
 
 
-def _overlap_ends(
-    shifts: NDArray[np.int64], n_fixed: int, n_moving: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """First and end fixed index of the overlap at each shift (equal where there is none)."""
-    start = np.clip(shifts, 0, n_fixed)
-    return start, np.maximum(start, np.clip(shifts + n_moving, 0, n_fixed))
+@dataclass(frozen=True, slots=True, eq=False)
+class Window:
+    """The shifts to try between strips of two shapes, and what follows from these alone.
 
-
-def _box_sums(
-    image: Image,
-    y0: NDArray[np.int64],
-    y1: NDArray[np.int64],
-    x0: NDArray[np.int64],
-    x1: NDArray[np.int64],
-) -> NDArray[np.float64]:
-    """Sum of squares over the boxes y0[i]:y1[i], x0[j]:x1[j], as an (i, j) array."""
-    if image.shape[0] < image.shape[1]:  # along the longer axis first, over rows in memory
-        return _box_sums(np.ascontiguousarray(image.T), x0, x1, y0, y1).T
-    squares = np.square(image, dtype=np.float64)
-    return _range_sums(np.ascontiguousarray(_range_sums(squares, y0, y1).T), x0, x1).T
-
-
-def _range_sums(
-    values: NDArray[np.float64], first: NDArray[np.int64], end: NDArray[np.int64]
-) -> NDArray[np.float64]:
-    """Sums of the rows first[i]:end[i], as an (i, ...) array.
-
-    Rows between two neighbouring ends are added up once, then those few sums accumulated.
+    Args:
+        axes: y and x.
+        long, short: which of them is padded to the larger size, and the other one.
+        enough: (y, x) whether the overlap is large enough at each shift.
+        weight: (y, x) float32 sqrt(overlap area / largest overlap area) at each shift.
     """
-    cuts = np.unique(np.concatenate([first, end]))
-    total = np.zeros((len(cuts), *values.shape[1:]))
-    if len(cuts) > 1:
-        between = np.add.reduceat(values[: cuts[-1]], cuts[:-1], axis=0)
-        np.cumsum(between, axis=0, out=total[1:])
-    sums: NDArray[np.float64] = total[np.searchsorted(cuts, end)]
-    sums -= total[np.searchsorted(cuts, first)]
-    return sums
+
+    axes: tuple[_Axis, _Axis]
+    long: int
+    short: int
+    enough: NDArray[np.bool_]
+    weight: Image
+
+    @classmethod
+    def of(
+        cls,
+        fixed: tuple[int, ...],
+        moving: tuple[int, ...],
+        first: NDArray[np.int64],
+        last: NDArray[np.int64],
+    ) -> Window:
+        """The shifts first..last, (y, x), of strips of these shapes.
+
+        Strips of a mosaic have few shapes, so small windows met before are kept.
+        """
+        y, x = zip(fixed, moving, first.tolist(), last.tolist(), strict=True)
+        kept = np.prod(last - first + 1) <= KEPT_SHIFTS
+        return _kept_window(y, x) if kept else cls._between(y, x)
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether the next strips of these shapes will meet this very object."""
+        return self.weight.size <= KEPT_SHIFTS
+
+    @classmethod
+    def _between(cls, y: _Line, x: _Line) -> Window:
+        axes = _Axis.of(*y), _Axis.of(*x)
+        area = np.multiply.outer(*(axis.fixed.lengths for axis in axes))
+        long = int(axes[1].size > axes[0].size)
+        return cls(
+            axes=axes,
+            long=long,
+            short=1 - long,
+            enough=area >= max(1.0, MIN_AREA * area.max()),
+            weight=np.sqrt(area / max(1, area.max())).astype(np.float32),
+        )
+
+    def fixed(self, f: Image) -> Side:
+        """What the fixed strip brings."""
+        ranges = (self.axes[0].fixed, self.axes[1].fixed)
+        return Side(self._spectrum(f), self._energy(f, ranges))
+
+    def moving(self, m: Image) -> Side:
+        """What the moving strip brings; its spectrum is conjugate."""
+        ranges = (self.axes[0].moving, self.axes[1].moving)
+        spectrum = self._spectrum(m)
+        return Side(np.conj(spectrum, out=spectrum), self._energy(m, ranges))
+
+    def _spectrum(self, image: Image) -> NDArray[np.complex64]:
+        # Along the long axis first: what the short one is padded with need not be transformed.
+        half = rfft(image, self.axes[self.long].size, axis=self.long)
+        whole: NDArray[np.complex64] = fft(half, self.axes[self.short].size, axis=self.short)
+        return whole
+
+    def _energy(self, image: Image, ranges: tuple[_Ranges, _Ranges]) -> NDArray[np.float64]:
+        sums = np.square(image, dtype=np.float64)
+        for axis in (self.long, self.short):
+            sums = ranges[axis].sums(sums, axis)
+        return sums
+
+    def surface(self, fixed: Side, moving: Side) -> tuple[Image, NDArray[np.bool_]]:
+        """See `correlation_surface`."""
+        cross = fixed.spectrum * moving.spectrum
+        # Back along the long axis goes only what is in the window.
+        for transform, axis in ((ifft, self.short), (irfft, self.long)):
+            cross = transform(cross, self.axes[axis].size, axis=axis, overwrite_x=True)
+            cross = cross.take(self.axes[axis].places, axis)
+        norm = np.sqrt(np.maximum(fixed.energy * moving.energy, 0))
+        valid = self.enough & (norm > 1e-4 * norm.max())
+        height = np.zeros(norm.shape, dtype=np.float32)
+        np.divide(cross, norm, out=height, where=valid, casting="same_kind")
+        height *= self.weight
+        return height, valid
+
+
+_Line = tuple[int, int, int, int]
+"""Along one axis: pixels of the fixed and of the moving strip, first and last shift."""
+
+
+@lru_cache(maxsize=16)
+def _kept_window(y: _Line, x: _Line) -> Window:
+    return Window._between(y, x)
+
+
+class _Axis(NamedTuple):
+    """One axis of a window.
+
+    Args:
+        size: that strips are padded to.
+        places: of the shifts in a circular correlation of that size.
+        fixed, moving: the range of either strip that overlaps, for each shift.
+    """
+
+    size: int
+    places: NDArray[np.int64]
+    fixed: _Ranges
+    moving: _Ranges
+
+    @classmethod
+    def of(cls, n_fixed: int, n_moving: int, first: int, last: int) -> _Axis:
+        """See `_Line`."""
+        size = next_fast_len(max(n_fixed - first, n_moving + last), real=True)
+        shifts = np.arange(first, last + 1)
+        start = np.clip(shifts, 0, n_fixed)
+        end = np.maximum(start, np.clip(shifts + n_moving, 0, n_fixed))
+        fixed, moving = _Ranges.of(start, end), _Ranges.of(start - shifts, end - shifts)
+        return cls(size, shifts % size, fixed, moving)
+
+
+class _Ranges(NamedTuple):
+    """Ranges of rows.
+
+    Args:
+        cuts: where any of them starts or ends, in order.
+        first, end: of each, as an index of ``cuts``; equal where it is empty.
+    """
+
+    cuts: NDArray[np.int64]
+    first: NDArray[np.int64]
+    end: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, first: NDArray[np.int64], end: NDArray[np.int64]) -> _Ranges:
+        """The ranges first[i]:end[i]."""
+        cuts = np.unique(np.concatenate([first, end]))
+        return cls(cuts, np.searchsorted(cuts, first), np.searchsorted(cuts, end))
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Rows of each."""
+        return self.cuts[self.end] - self.cuts[self.first]
+
+    def sums(self, values: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
+        """Sums along ``axis`` over each range.
+
+        What lies between two neighbouring cuts is added up once, then those few sums accumulated.
+        """
+        if len(self.cuts) == 1:  # all of them are empty
+            return np.zeros_like(values.take(self.first, axis))
+        cut = (slice(None),) * axis + (slice(0, self.cuts[-1]),)
+        between = np.add.reduceat(values[cut], self.cuts[:-1], axis=axis)
+        shape = list(between.shape)
+        shape[axis] += 1
+        total = np.zeros(shape)
+        np.cumsum(between, axis=axis, out=total[(slice(None),) * axis + (slice(1, None),)])
+        sums: NDArray[np.float64] = total.take(self.end, axis)
+        sums -= total.take(self.first, axis)
+        return sums
 
 
 def find_peaks(
@@ -108,10 +228,10 @@ def find_peaks(
         rows = top.swapaxes(0, axis)
         two = np.maximum(rows[:-1], rows[1:])
         top = np.maximum(np.maximum(two[:-3], two[2:-1]), rows[4:]).swapaxes(0, axis)
-    where = np.argwhere((height == top) & valid & (height > 0))
-    values = height[where[:, 0], where[:, 1]]
+    where = np.flatnonzero((height == top) & (height > 0) & valid)
+    values = height.ravel()[where]
     order = np.argsort(-values, kind="stable")[:count]
-    return where[order], values[order]
+    return np.stack(np.divmod(where[order], height.shape[1]), axis=1), values[order]
 
 
 def peak_statistics(

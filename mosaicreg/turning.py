@@ -34,7 +34,7 @@ from mosaicreg.strips import Image, Search
 from mosaicreg.subpixel import smooth
 from mosaicreg.surface import (
     MIN_SHIFTS,
-    correlation_surface,
+    Window,
     find_peaks,
     parabola,
     peak_statistics,
@@ -139,9 +139,11 @@ def _best_angle(
         return None
     f, m = (strip.flat for strip in pair)
     first, last = binned_shifts(search, pair[0].by)
+    window = Window.of(f.shape, m.shape, first, last)
+    fixed = pair[0].as_fixed(window)
     best, found = 0.0, None
     for angle in _angles(max(min(a, b) for a, b in zip(f.shape, m.shape, strict=True))):
-        height, valid = correlation_surface(f, _turned(m, angle), first, last)
+        height, valid = window.surface(fixed, window.moving(_turned(m, angle)))
         if np.count_nonzero(valid) >= MIN_SHIFTS and height.max() > best:
             best, found = float(height.max()), (angle, height, valid, first)
     if found is None or len(find_peaks(found[1], found[2], 1)[0]) == 0:
