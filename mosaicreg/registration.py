@@ -284,25 +284,21 @@ def register_batch(
     turning = TURN[0] in names
     columns = np.full((len(names), len(batch.pairs)), np.nan)
     searches = [_search(batch, pair, window) for pair in batch.pairs]
-    pairs_of_tile = defaultdict(list)
+    strips_of_tile: dict[int, list[tuple[int, Box]]] = defaultdict(list)
     for row, (pair, search) in enumerate(zip(batch.pairs, searches, strict=True)):
         if search is not None:
-            for tile in pair:
-                pairs_of_tile[int(tile)].append(row)
+            for tile, box in zip(pair, (search.fixed, search.moving), strict=True):
+                strips_of_tile[int(tile)].append((row, box))
     null = _Null(batch, window, null_share, rough_turned if turning else rough_prepared)
     waiting: dict[int, NDArray[Any]] = {}
-    for tile in range(len(batch.positions)):
-        rows = pairs_of_tile.get(tile, [])
-        if not rows:
-            continue
-        height, width = (int(n) for n in batch.shapes[tile])
-        image = batch.source.read(tile, Box(0, 0, height, width), batch.lead)
-        image = image.reshape(height, width)
-        for row in rows:
+    for tile in sorted(strips_of_tile):
+        around = _around([box for _, box in strips_of_tile[tile]])
+        image = batch.source.read(tile, around, batch.lead).reshape(around.shape)
+        for row, box in strips_of_tile[tile]:
             search = searches[row]
             assert search is not None
             is_fixed = batch.pairs[row, 0] == tile
-            strip = image[(search.fixed if is_fixed else search.moving).slices]
+            strip = image[box.shifted(-around.y0, -around.x0).slices]
             if row not in waiting:
                 waiting[row] = strip.copy()
                 continue
@@ -321,6 +317,15 @@ def register_batch(
                 columns[:, row] = [getattr(match, name) for name in names]
             null.feed(row, strips.binned, search)
     return columns, np.array(null.heights)
+
+
+def _around(boxes: list[Box]) -> Box:
+    return Box(
+        min(box.y0 for box in boxes),
+        min(box.x0 for box in boxes),
+        max(box.y1 for box in boxes),
+        max(box.x1 for box in boxes),
+    )
 
 
 def _search(batch: Batch, pair: IntArray, window: int) -> Search | None:

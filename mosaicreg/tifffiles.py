@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from math import prod
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
 import numpy as np
@@ -24,6 +25,8 @@ _PLAIN_KINDS = ("generic", "imagej", "shaped", "uniform")
 """Series of which tifffile knows all from one directory."""
 _ENDLESS = (2, 3, 4, 6)
 """Compressions (CCITT, old JPEG) for which tifffile corrects what directories say."""
+MOST_KNOWN = 64
+"""Kinds of files remembered."""
 
 Known = dict[tuple[Any, ...], Header]
 """Headers by what they depend on, see `mosaicreg.tiffscan.Scan.key`."""
@@ -53,6 +56,7 @@ def tiff_header(path: AnyPath, known: Known | None = None) -> Header:
         header = _judged(tiff, path)
         if known is not None and found is not None and _is_plain(tiff, found):
             known[found.key] = header
+            _learn(tiff, found, path)
         return header
 
 
@@ -146,9 +150,55 @@ def _lengths(element: Any, name: str, path: AnyPath) -> Pair | None:
     return values[0], values[1]
 
 
+class _Stored(NamedTuple):
+    """An array that lies in a file as it is: type in the file's byte order, shape, our axes."""
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    back: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return prod(self.shape) * self.dtype.itemsize
+
+    def read(self, path: Path, offset: int, box: Box | None, lead: Lead | None) -> NDArray[Any]:
+        """The pixels, mapped: only what is looked at is read."""
+        with path.open("rb") as file:
+            content = mmap(file.fileno(), offset + self.size, access=ACCESS_READ)
+        mapped: NDArray[Any] = np.ndarray(self.shape, self.dtype, content, offset)
+        return cut_image(mapped.transpose(self.back), box, lead)
+
+
+_stored: dict[tuple[Any, ...], _Stored] = {}
+"""How pixels lie in files of this key, see `Scan.key`: one of them was looked into."""
+
+
+def _learn(tiff: Any, found: Scan | None, path: AnyPath) -> None:
+    """Remember how the pixels lie in a plain file, if as they are."""
+    if found is None or not _is_plain(tiff, found):
+        return
+    series = tiff.series[0]
+    if series.dataoffset == found.offsets[0]:
+        letters, order = canonical_axes(series.axes, series.shape, path)
+        if len(_stored) >= MOST_KNOWN:
+            _stored.clear()
+        _stored[found.key] = _Stored(
+            series.dtype.newbyteorder(tiff.byteorder),
+            tuple(series.shape),
+            tuple(letters.index(a) for a in order),
+        )
+
+
 def read_tiff(path: AnyPath, box: Box | None, lead: Lead | None) -> NDArray[Any]:
     """Pixels as stored, see `mosaicreg.imagefile.read_image`."""
+    found = scan(str(path)) if isinstance(path, Path) else None
+    if isinstance(path, Path) and found is not None and found.end <= found.size:
+        stored = _stored.get(found.key)
+        if stored is not None and stored.size == found.unbroken:
+            return stored.read(path, found.offsets[0], box, lead)
     with _opened_tiff(path) as tiff:
+        _learn(tiff, found, path)
         series = tiff.series[0]
         letters, order = canonical_axes(series.axes, series.shape, path)
         back = [letters.index(a) for a in order]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import struct
 from dataclasses import dataclass
-from operator import add
+from operator import add, eq
 from typing import Any
 
 HEAD = 4096
@@ -48,6 +48,12 @@ class Scan:
         """Where the last of the pixels end in the file."""
         end: int = max(map(add, self.offsets, self.counts))
         return end
+
+    @property
+    def unbroken(self) -> int:
+        """Bytes of the pixels where these lie one after the other, else 0."""
+        ends = map(add, self.offsets, self.counts)
+        return sum(self.counts) if all(map(eq, ends, self.offsets[1:])) else 0
 
 
 def scan(path: str) -> Scan | None:

@@ -13,9 +13,11 @@ import tifffile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from mosaicreg import tifffiles
 from mosaicreg.errors import ImageError
+from mosaicreg.geometry import Box
 from mosaicreg.header import Header
-from mosaicreg.imagefile import read_header
+from mosaicreg.imagefile import read_header, read_image
 from mosaicreg.tiffscan import HEAD, scan
 
 WRITERS: dict[str, dict[str, Any]] = {
@@ -190,3 +192,162 @@ def test_damaged_headers_are_judged_as_if_they_were_read_alone(
     path = folder / "tile.tif"
     path.write_bytes(content[:length])
     assert outcome(path, known) == outcome(path)
+
+
+# --- pixels --------------------------------------------------------------------------------------
+
+BOXES = [None, Box(0, 0, 50, 40), Box(3, 0, 9, 40), Box(7, 30, 50, 38), Box(0, 39, 50, 40)]
+AS_THEY_ARE = ["shaped", "bare", "big-endian", "bigtiff", "strips", "imagej", "told"]
+"""Kinds whose pixels lie in the file one after the other."""
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_known(monkeypatch) -> None:
+    monkeypatch.setattr(tifffiles, "_stored", {})
+
+
+def pixels(path: Path, box: Box | None = None, lead: Any = None) -> np.ndarray | str:
+    """The pixels, or why there are none."""
+    try:
+        return read_image(path, box, lead)
+    except ImageError as error:
+        return str(error)
+
+
+def pixels_by_tifffile(path: Path, box: Box | None = None, lead: Any = None) -> np.ndarray | str:
+    """The same where no other file is known."""
+    before = dict(tifffiles._stored)
+    tifffiles._stored.clear()
+    try:
+        return pixels(path, box, lead)
+    finally:
+        tifffiles._stored.clear()
+        tifffiles._stored.update(before)
+
+
+@pytest.mark.parametrize("box", BOXES)
+@pytest.mark.parametrize("kind", WRITERS)
+def test_pixels_of_files_that_are_alike_are_those_that_were_written(kind, box, tmp_path) -> None:
+    paths = [write(tmp_path / f"{k}.tif", k, **WRITERS[kind]) for k in range(3)]
+    for path in paths:
+        due = tifffile.imread(path)
+        found = read_image(path, box)
+        assert found.dtype == np.uint16
+        np.testing.assert_array_equal(found, due if box is None else due[box.slices])
+    assert len(tifffiles._stored) == (kind in AS_THEY_ARE)
+
+
+@pytest.mark.parametrize("box", BOXES)
+def test_samples_and_planes_of_files_that_are_alike(box, tmp_path) -> None:
+    rng = np.random.default_rng(0)
+    for name, shape, options in (
+        ("rgb", (50, 40, 3), {"photometric": "rgb"}),
+        ("planes", (3, 50, 40), {"photometric": "rgb", "planarconfig": "separate"}),
+    ):
+        for k in range(2):
+            image = rng.integers(0, 255, shape, dtype=np.uint8)
+            tifffile.imwrite(tmp_path / f"{name}{k}.tif", image, **options)
+            due = image if name == "planes" else np.moveaxis(image, 2, 0)
+            lead = (slice(1, 2),)
+            cut = due if box is None else due[:, *box.slices]
+            np.testing.assert_array_equal(read_image(tmp_path / f"{name}{k}.tif", box), cut)
+            np.testing.assert_array_equal(
+                read_image(tmp_path / f"{name}{k}.tif", box, lead), cut[lead]
+            )
+
+
+@pytest.mark.parametrize("kind", AS_THEY_ARE)
+def test_files_like_one_known_from_its_header_or_its_pixels_are_not_opened_by_tifffile(
+    kind, tmp_path, monkeypatch
+) -> None:
+    paths = [write(tmp_path / f"{k}.tif", k, **WRITERS[kind]) for k in range(3)]
+    due = tifffile.imread(paths[2])
+    read_header(paths[0], known={})
+    known_by_header = dict(tifffiles._stored)
+    tifffiles._stored.clear()
+    read_image(paths[1])
+    assert tifffiles._stored == known_by_header
+    monkeypatch.setattr(tifffile, "TiffFile", None)
+    np.testing.assert_array_equal(read_image(paths[2]), due)
+
+
+def test_what_is_known_of_files_stays_little(tmp_path) -> None:
+    for width in range(1, tifffiles.MOST_KNOWN + 10):
+        read_image(write(tmp_path / "a.tif", shape=(2, width)))
+    assert 0 < len(tifffiles._stored) <= tifffiles.MOST_KNOWN
+
+
+def test_strips_that_do_not_follow_each_other_are_left_to_tifffile(tmp_path) -> None:
+    """Two files that differ in nothing but the order of their strips."""
+    plain = write(tmp_path / "plain.tif", 0, rowsperstrip=25)
+    read_image(plain)
+    content = bytearray(plain.read_bytes())
+    with tifffile.TiffFile(plain) as tiff:
+        tag = tiff.pages.first.tags["StripOffsets"]
+        first, second = tiff.pages.first.dataoffsets
+        struct.pack_into("<II", content, tag.valueoffset, second, first)
+    swapped = tmp_path / "swapped.tif"
+    swapped.write_bytes(content)
+    before, after = scan(str(plain)), scan(str(swapped))
+    assert before is not None
+    assert after is not None
+    assert before.key == after.key
+    assert (before.unbroken, after.unbroken) == (50 * 40 * 2, 0)
+    image = tifffile.imread(plain)
+    due = np.concatenate([image[25:], image[:25]])
+    for box in BOXES:
+        np.testing.assert_array_equal(
+            read_image(swapped, box), due if box is None else due[box.slices]
+        )
+
+
+@pytest.mark.parametrize("box", BOXES)
+@pytest.mark.parametrize("kind", AS_THEY_ARE)
+def test_pixels_cut_short_are_told_as_by_tifffile(kind, box, tmp_path) -> None:
+    whole = write(tmp_path / "whole.tif", **WRITERS[kind])
+    read_image(whole)
+    content = whole.read_bytes()
+    short = tmp_path / "short.tif"
+    for length in (0, 8, 150, len(content) // 2, len(content) - 1):
+        short.write_bytes(content[:length])
+        told = pixels(short, box)
+        assert same(told, pixels_by_tifffile(short, box))
+
+
+def same(one: np.ndarray | str, other: np.ndarray | str) -> bool:
+    if isinstance(one, str) or isinstance(other, str):
+        return isinstance(one, str) and isinstance(other, str) and one == other
+    return one.dtype == other.dtype and np.array_equal(one, other)
+
+
+@given(
+    kind=st.sampled_from(AS_THEY_ARE),
+    damage=st.lists(
+        st.tuples(st.integers(0, 450), st.integers(0, 255) | st.sampled_from([0, 1, 255])),
+        min_size=1,
+        max_size=3,
+    ),
+    length=st.none() | st.integers(0, 5000),
+    box=st.sampled_from(BOXES),
+)
+@settings(
+    max_examples=400,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_damaged_files_are_read_as_if_no_other_were_known(
+    kind, damage, length, box, tmp_path_factory
+) -> None:
+    folder = tmp_path_factory.getbasetemp() / "damaged"
+    folder.mkdir(exist_ok=True)
+    whole = folder / f"{kind}.tif"
+    if not whole.exists():
+        write(whole, **WRITERS[kind])
+    read_image(whole)
+    content = bytearray(whole.read_bytes())
+    for at, value in damage:
+        content[at] = value
+    path = folder / "tile.tif"
+    path.write_bytes(content[:length])
+    assert same(pixels(path, box), pixels_by_tifffile(path, box))
