@@ -207,14 +207,22 @@ class _Held:
             min(2 * size, n - k * size)
             for size, n, k in zip(self.shape, self.array.shape[-2:], corner, strict=True)
         ]
-        fine, one = (np.empty((n * rows, n * columns), dtype=self.array.dtype) for n in (2, 1))
+        one = np.empty(self.shape, dtype=self.array.dtype)
+        half = np.empty([-(-n // 2) for n in ends], dtype=self.array.dtype)
+        # Halved one by one they stay in the cache; where sides are odd, pixels of two make one.
+        fine = np.empty(ends, dtype=self.array.dtype) if rows % 2 or columns % 2 else None
         for dy, dx in product(*(range(-(-n // c)) for n, c in zip(ends, self.shape, strict=True))):
             (row, y), (column, x) = (
                 divmod(k + d, n) for k, d, n in zip(corner, (dy, dx), self.counts, strict=True)
             )
             chunks.decompress(self.shards[row, column].get((y, x)), one)
-            fine[dy * rows : (dy + 1) * rows, dx * columns : (dx + 1) * columns] = one
-        return chunks.compress(halve(fine[: ends[0], : ends[1]]), self.shape)
+            y0, x0 = dy * rows, dx * columns
+            part = one[: ends[0] - y0, : ends[1] - x0]
+            if fine is None:
+                half[y0 // 2 : (y0 + rows) // 2, x0 // 2 : (x0 + columns) // 2] = halve(part)
+            else:
+                fine[y0 : y0 + rows, x0 : x0 + columns] = part
+        return chunks.compress(half if fine is None else halve(fine), self.shape)
 
     def _read(self, row: int, column: int) -> dict[chunks.Place, memoryview]:
         key = self.array.chunk_key((*self.plane, row, column))
