@@ -248,7 +248,9 @@ def halve(image: NDArray[Any]) -> NDArray[Any]:
         if all(k.all() for k in known):
             total = (corners[0] + corners[1]) + (corners[2] + corners[3])
             return np.asarray(total * image.dtype.type(0.25))
-        total = sum(np.where(k, c, 0) for k, c in zip(known, corners, strict=True))
+        # Added in the same order, so that a NaN elsewhere in the image does not change these bits.
+        filled = [np.where(k, c, c.dtype.type(0)) for k, c in zip(known, corners, strict=True)]
+        total = (filled[0] + filled[1]) + (filled[2] + filled[3])
         count = sum(k.astype(image.dtype) for k in known)
         with np.errstate(invalid="ignore"):  # four NaN pixels make one
             return np.asarray(total / count, dtype=image.dtype)

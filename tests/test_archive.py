@@ -192,6 +192,15 @@ def test_halving_is_the_rounded_mean(fine) -> None:
         np.testing.assert_array_equal(halve(fine), np.floor(mean + 0.5))
 
 
+def test_a_nan_elsewhere_changes_no_bit_of_a_mean() -> None:
+    """Chunks are halved one by one: a mean must not depend on what else is in the image."""
+    fine = np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32)
+    holed = fine.copy()
+    holed[40, 50] = np.nan
+    differ = halve(fine) != halve(holed)
+    assert np.argwhere(differ).tolist() == [[20, 25]]
+
+
 def test_halving_leaves_nan_out() -> None:
     fine = np.array([[1, np.nan, np.nan, np.nan], [3, np.nan, np.nan, np.nan]], np.float32)
     np.testing.assert_array_equal(halve(fine), np.array([[2, np.nan]], np.float32))
