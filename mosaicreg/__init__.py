@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import version as _version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -94,7 +93,7 @@ __all__ = [
     "warp_tiles",
     "write_ome_zarr",
 ]
-__version__ = _version("mosaicreg")
+__version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +24,7 @@ from mosaicreg.layout import Layout
 from mosaicreg.mosaic import AXES, Mosaic
 from mosaicreg.objects import AnyPath, seen_from
 from mosaicreg.omezarr import CHUNK, SHARD, Pyramid, Version
+from mosaicreg.processes import meanwhile
 from mosaicreg.recipe import BlockPlan, Recipe, render_bands
 from mosaicreg.shards import Receipt
 from mosaicreg.source import FileSource, stamps_of
@@ -109,12 +109,11 @@ def write_ome_zarr(
     if journal.is_finished and not repair:
         return path
     _prepare(store, plan, journal)
-    with ThreadPoolExecutor(1) as beside:  # while workers draw
-        told = beside.submit(_tell, store, layout, mosaic, provenance)
-        for level in range(plan.levels):
-            work = _coarser(plan, level, journal) if level else finest
-            _bring_up_to_date(store, plan, level, work, journal, progress)
-        told.result()
+    told = meanwhile(_tell, store, layout, mosaic, provenance)
+    for level in range(plan.levels):
+        work = _coarser(plan, level, journal) if level else finest
+        _bring_up_to_date(store, plan, level, work, journal, progress)
+    told.result()
     omezarr.finish(store, plan)
     journal.finish()
     return path

@@ -19,7 +19,6 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
-from importlib import import_module
 from itertools import islice
 from multiprocessing import get_context
 from typing import Any, Protocol
@@ -29,6 +28,8 @@ from mosaicreg.machine import peak_memory_of
 
 DIE_WITH_PARENT = 1
 """PR_SET_PDEATHSIG of Linux' prctl."""
+HANDED_OUT = 0.005
+"""Seconds after which the first tasks have reached their processes."""
 STOPS = frozenset({signal.SIGINT, signal.SIGTERM})
 
 Finished = Callable[[list[tuple[int, Any]]], None]
@@ -112,6 +113,7 @@ class ForkedPool(ProcessPoolExecutor):
         import threadpoolctl  # noqa: F401
 
         self.count = count
+        self.aside: list[Later] = []
         super().__init__(
             count, mp_context=get_context("fork"), initializer=_begin, initargs=(os.getpid(),)
         )
@@ -145,6 +147,10 @@ class ForkedPool(ProcessPoolExecutor):
 
         with self.loss_told():
             start(self.count + 1)
+            if self.aside:
+                wait(running, HANDED_OUT)  # else this thread would hold up those that hand out
+                while self.aside:
+                    self.aside.pop(0).result()
             while running:
                 ready = wait(running, None, FIRST_COMPLETED)[0]
                 failed = [f for f in ready if f.exception() is not None]
@@ -173,10 +179,32 @@ class ForkedPool(ProcessPoolExecutor):
             ) from None
 
 
-def load_meanwhile(modules: Iterable[str]) -> None:
-    """Load what this process will need, while others are at work for it."""
-    if isinstance(CURRENT.get(), ForkedPool):
-        threading.Thread(target=lambda: [import_module(name) for name in modules]).start()
+class Later:
+    """A call that is made when its result is asked for, or before."""
+
+    def __init__(self, call: Call) -> None:
+        self._call: Call | None = call
+        self._result: Any = None
+
+    def result(self) -> Any:
+        """Of the call, which is made once."""
+        call, self._call = self._call, None
+        if call is not None:
+            self._result = call()
+        return self._result
+
+
+def meanwhile(function: Callable[..., Any], *arguments: Any) -> Later:
+    """Have this process do something of its own while others are busy; at once where none are.
+
+    It is done when processes have been handed their next tasks.
+    """
+    later, workers = Later(Call(function, arguments)), CURRENT.get()
+    if isinstance(workers, ForkedPool):
+        workers.aside.append(later)
+    else:
+        later.result()
+    return later
 
 
 def _begin(parent: int) -> None:

@@ -157,6 +157,47 @@ assert peak_memory() < 200 << 20
     assert done.returncode == 0, done.stderr
 
 
+def test_what_is_done_meanwhile_is_done_once_and_here() -> None:
+    code = """
+import os, time
+from mosaicreg.cluster import delayed_call, run_tasks
+from mosaicreg.clusters import computing
+from mosaicreg.processes import meanwhile
+done = []
+def note(word):
+    done.append(word)
+    return os.getpid(), time.monotonic()
+def fail():
+    raise ValueError("odd")
+def late():
+    time.sleep(0.5)
+    return time.monotonic()
+with computing(workers=2):
+    noted = meanwhile(note, "a")
+    assert done == []
+    ended = run_tasks([delayed_call(late)], "work")
+    assert done == ["a"]
+    assert noted.result() == noted.result() and noted.result()[0] == os.getpid()
+    assert noted.result()[1] < ended[0]
+    meanwhile(note, "b").result()  # no task came
+    assert done == ["a", "b"]
+    meanwhile(fail)
+    try:
+        run_tasks([delayed_call(abs, -1)], "work")
+    except ValueError as error:
+        assert str(error) == "odd"
+    else:
+        raise AssertionError
+    assert run_tasks([delayed_call(abs, -1)], "work") == [1]
+    assert done == ["a", "b"]
+with computing(workers=1):
+    meanwhile(note, "c")
+    assert done == ["a", "b", "c"]
+"""
+    done = python(code)
+    assert done.returncode == 0, done.stderr
+
+
 # --- where a fork is not safe --------------------------------------------------------------------
 
 

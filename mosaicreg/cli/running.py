@@ -9,7 +9,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -218,11 +218,12 @@ def registered(
     """The layout of the tiles, measured and solved."""
     from mosaicreg.constraints import read_constraints
     from mosaicreg.layout import solve_layout
-    from mosaicreg.processes import load_meanwhile
+    from mosaicreg.processes import meanwhile
     from mosaicreg.registration import register
     from mosaicreg.solving import LIBRARIES as SOLVERS
 
-    load_meanwhile(SOLVERS)
+    for library in SOLVERS:
+        meanwhile(import_module, library)
     path = options["constraints"]
     constraints = read_constraints(path, mosaic.names) if path else None
     pairs = register(
@@ -397,6 +398,8 @@ def assemble_archive(
 
 def made_by(mosaic: Mosaic, options: dict[str, Any]) -> dict[str, Any]:
     """What made the result: version, command, options, digest of the input."""
+    from importlib.metadata import version
+
     import mosaicreg
     from mosaicreg.objects import ObjectPath
     from mosaicreg.source import FileSource

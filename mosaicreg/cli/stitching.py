@@ -63,6 +63,7 @@ def stitch(input: AnyPath, output: AnyPath, **options: Any) -> None:
     from mosaicreg.archive import begin, open_journal
     from mosaicreg.layout import kept_layout, stage_layout
     from mosaicreg.layoutfile import save_layout
+    from mosaicreg.processes import meanwhile
 
     with errors_for_people():
         mosaic = open_tiles(input, options)
@@ -76,21 +77,22 @@ def stitch(input: AnyPath, output: AnyPath, **options: Any) -> None:
         layout_key, job = job_keys(mosaic, options)
         journal = open_journal(output, job, options["overwrite"])
         click.echo(mosaic)
-        provenance = made_by(mosaic, options)
         layout = kept_layout(journal, layout_key, mosaic)
         if layout is None or not journal.is_finished or options["repair"]:
             with working(options, mosaic, output) as progress:
                 plan = check_room(mosaic, stage_layout(mosaic), options)
                 begin(journal)
+                provenance = meanwhile(made_by, mosaic, options)
                 layout = find_layout(mosaic, options, progress, journal, layout_key)
+                facts = provenance.result()
                 if options["layout_out"]:
-                    save_layout(options["layout_out"], mosaic, layout, provenance)
-                assemble_archive(mosaic, layout, output, options, provenance, progress, journal)
+                    save_layout(options["layout_out"], mosaic, layout, facts)
+                assemble_archive(mosaic, layout, output, options, facts, progress, journal)
                 tell_memory(plan, output, options, progress)
             click.echo(f"Wrote {output}")
         else:
             if options["layout_out"]:
-                save_layout(options["layout_out"], mosaic, layout, provenance)
+                save_layout(options["layout_out"], mosaic, layout, made_by(mosaic, options))
             click.echo(f"Nothing to do: {output} is finished")
         if options["report"]:
             from mosaicreg.progress import show_progress
