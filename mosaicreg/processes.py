@@ -123,11 +123,9 @@ class ForkedPool(ProcessPoolExecutor):
             # A signal between two forks would leave those that are there waiting for ever.
             before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
             try:
-                first = self.submit(os.getpid)  # the first task is what forks all of them
+                self.submit(os.getpid)  # the first task is what forks all of them
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
-            with self.loss_told():
-                first.result()
         self.pids = tuple(self._processes or ())
 
     def run(self, calls: Iterable[Call], finished: Finished) -> None:
