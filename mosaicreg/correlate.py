@@ -47,6 +47,10 @@ GRAIN = 50.0
 """Pixels of texture that say the same thing: an overlap holds as many facts as it holds these."""
 REACH = 3.0
 """How far a fit may move away from where it started, px of the strip."""
+NEAR = 0.5
+"""How far it may move from a clear peak, px; else it starts anew, from binned strips."""
+SURE = 0.1
+"""And how well it must know the shift, px: fine detail that is mostly noise leads astray."""
 SAME = 1.5
 """Fits no further apart than this, px, found the same match."""
 CLEAR_LEAD = 1.6
@@ -178,7 +182,7 @@ def match_prepared(strips: Strips, search: Search) -> Match | None:
     look = _look(strips.binned, search)
     if look is None:
         return None
-    fits = [refine(strips, look.pair, start) for start in look.starts]
+    fits = [refine(strips, look.pair, start, len(look.starts) == 1) for start in look.starts]
     winner = max(range(len(fits)), key=lambda k: fits[k].evidence)
     best = fits[winner]
     # Peaks that refinement brings to the same place were one.
@@ -361,23 +365,30 @@ class Fit:
     evidence: float
 
 
-def refine(strips: Strips, pair: BinnedPair, start: NDArray[np.float64]) -> Fit:
+def refine(strips: Strips, pair: BinnedPair, start: NDArray[np.float64], clear: bool) -> Fit:
     """The shift near ``start`` at which the strips agree best, by least squares.
 
     First on the binned strips, well smoothed where they are not binned at all: those converge from
     further away. Then on the full, hardly smoothed ones: detail is where the shift is known best.
+    A clear peak is near enough for these, unless it is of few coarse pixels.
 
     Args:
         strips: as prepared.
         pair: the strips in which the peak was found.
         start: (y, x) shift of the moving strip, in their px. A fit that leaves it by more than
             `REACH` is not believed; what was found before stands, with a large sigma.
+        clear: whether no other peak comes near it.
     """
     by = pair[0].by
     shift = np.asarray(start, dtype=np.float64)
-    rough = fit_near(pair[0].image, pair[1].image, shift, REACH, 4 if by > 1 else 8, fine=False)
-    shift = (shift if rough is None else rough.shift) * by
-    fine = fit_near(strips.fixed, strips.moving, shift, REACH, 2, fine=True)
+    fine = None
+    if clear and by <= 2:
+        fine = fit_near(strips.fixed, strips.moving, shift * by, NEAR, 2, fine=True)
+    if fine is None or fine.sigma > SURE:
+        order = 4 if by > 1 else 8
+        rough = fit_near(pair[0].image, pair[1].image, shift, REACH, order, fine=False)
+        shift = (shift if rough is None else rough.shift) * by
+        fine = fit_near(strips.fixed, strips.moving, shift, REACH, 2, fine=True)
     if fine is None:
         return Fit((float(shift[0]), float(shift[1])), REACH * by, 0.0, 0.0)
     surprise = np.arctanh(min(fine.correlation, 1 - 1e-6)) * np.sqrt(fine.area / GRAIN)

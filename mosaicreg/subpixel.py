@@ -28,6 +28,8 @@ _MOST_CUTS = 4
 _MOST_STEPS = 8
 _ROUGH, _FINE = 5e-2, 2e-3
 """px; a fit ends with a step smaller than this."""
+_REST = 0.1
+"""Or where the next step would be smaller than this share of it."""
 _SIGNIFICANT = 5.0
 """A stretch of this many standard errors is believed."""
 _OUTLIER = 5.0
@@ -194,7 +196,7 @@ class Overlap:
         """
         shift = np.array(start, dtype=np.float64)
         outliers = np.empty(0, dtype=np.int64)
-        tolerance = _FINE if fine else _ROUGH
+        tolerance, step = _FINE if fine else _ROUGH, 0.0
         # Where nothing changes (saturated, or a background of zeros) nothing is left over, and
         # nothing is said about the shift.
         telling = thinned(self.gradient[0]) != 0
@@ -213,7 +215,9 @@ class Overlap:
             spread = NORMAL * median_of(some) if some.size else 0.0
             if spread > 0:
                 outliers = np.flatnonzero(residual >= _OUTLIER * spread)
-            if np.abs(solution[_STEP]).max() < tolerance:
+            last, step = step, float(np.abs(solution[_STEP]).max())
+            # Steps shrink by some factor each time, so the next one is known.
+            if step < tolerance or step**2 < _REST * tolerance * last:
                 break
         return shift, moving, outliers
 

@@ -9,7 +9,10 @@ from hypothesis import strategies as st
 
 from mosaicreg import find_offset
 from mosaicreg.correlate import (
+    SURE,
+    Strips,
     match_strips,
+    refine,
     rough_match,
 )
 from mosaicreg.geometry import Box
@@ -98,6 +101,42 @@ def test_smoothing_keeps_the_mean_and_spreads_a_point_binomially() -> None:
     row = np.array([0, 0, 1, 4, 6, 4, 1, 0, 0]) / 16
     np.testing.assert_allclose(smooth(point, 4), np.outer(row, row), atol=1e-7)
     np.testing.assert_allclose(smooth(np.ones((3, 5), np.float32), 8), 1, rtol=1e-6)
+
+
+# --- refinement -----------------------------------------------------------------------------------
+
+
+def noisy_strips(read_noise: float) -> tuple[Strips, np.ndarray, tuple[float, float]]:
+    """Two views of one specimen, where their peak is in binned px, and the true shift."""
+    camera, truth = Camera(read_noise=read_noise), (3.3, 171.4)
+    rng = np.random.default_rng(1)
+    images = [
+        camera.record(SPECIMEN.render(corner, (256, 256)), rng) for corner in ((0.0, 0.0), truth)
+    ]
+    search = plan_search((256, 256), (256, 256), (0.0, 170.0), (12, 12))
+    assert search is not None
+    strips = Strips.prepare(images[0][search.fixed.slices], images[1][search.moving.slices], search)
+    assert strips is not None
+    assert strips.binned[0].by == 2
+    return strips, np.subtract(truth, search.origin) / 2, truth
+
+
+def test_a_clear_peak_is_refined_to_where_the_way_over_binned_strips_leads() -> None:
+    strips, peak, _ = noisy_strips(read_noise=10)
+    for off in ((0, 0), (0.1, -0.1), (-0.1, 0.15)):
+        direct, over = (refine(strips, strips.binned, peak + off, clear) for clear in (True, False))
+        np.testing.assert_allclose(direct.shift, over.shift, atol=2e-3)
+        np.testing.assert_allclose(direct.shift, 2 * peak, atol=0.03)
+        assert direct.sigma == pytest.approx(over.sigma, rel=0.05)
+        assert direct.correlation == pytest.approx(over.correlation, abs=1e-3)
+
+
+@pytest.mark.parametrize(("read_noise", "off"), [(10, (0.6, 0)), (10, (0, -0.6)), (1000, (0, 0))])
+def test_far_from_the_peak_or_in_noise_binned_strips_lead_the_way(read_noise, off) -> None:
+    strips, peak, _ = noisy_strips(read_noise)
+    one, other = (refine(strips, strips.binned, peak + off, clear) for clear in (True, False))
+    assert one == other
+    assert (one.sigma > SURE) == (read_noise == 1000)
 
 
 # --- known shifts --------------------------------------------------------------------------------
