@@ -180,8 +180,8 @@ class Overlap:
             variance = np.maximum(equations.variance(residual, outliers), 0)
             error = np.sqrt(variance * self.excess) / shared
             if (np.abs(solution[-4:]) > _SIGNIFICANT * error[-4:]).any():
-                shift, moving, _ = self._converge(shift, equations, fine)
-            return shift, float(error[_STEP].max()), self.correlation(moving)
+                shift, *_ = self._converge(shift, equations, fine)
+            return shift, float(error[_STEP].max()), equations.correlation()
         except np.linalg.LinAlgError:
             return np.full(2, np.nan), np.inf, np.nan
 
@@ -231,16 +231,6 @@ class Overlap:
             product += float(np.vdot(a, b))
             own, other = own + float(np.vdot(a, a)), other + float(np.vdot(b, b))
         return product / float(np.sqrt(own * other)) if own * other > 0 else 0.0
-
-    def correlation(self, moving: Image) -> float:
-        """Normalised cross-correlation with the moving strip, each freed of its linear trend."""
-        one = np.ones(self.fixed.size, dtype=np.float32)
-        basis = np.stack([one, *(t.ravel() for t in self.trends)])
-        a, b = self.fixed.ravel(), moving.ravel()
-        scale = np.maximum(np.square(basis).sum(axis=1), np.float32(1e-6))
-        a, b = (c - ((basis @ c) / scale) @ basis for c in (a, b))
-        norm = float(np.vdot(a, a)) * float(np.vdot(b, b))
-        return float(np.vdot(a, b)) / float(np.sqrt(norm)) if norm > 0 else 0.0
 
 
 class _Equations:
@@ -292,6 +282,14 @@ class _Equations:
         solution = np.asarray(np.linalg.solve(self._normal, right), dtype=np.float64)
         residual = solution.astype(np.float32) @ design
         return solution, np.subtract(self._target, residual, out=residual)
+
+    def correlation(self) -> float:
+        """Normalised cross-correlation of the two strips, each freed of its linear trend."""
+        basis = self._design[5:8]
+        scale = np.maximum(np.square(basis).sum(axis=1), np.float32(1e-6))
+        a, b = (c - ((basis @ c) / scale) @ basis for c in (self._target, self._design[0]))
+        norm = float(np.vdot(a, a)) * float(np.vdot(b, b))
+        return float(np.vdot(a, b)) / float(np.sqrt(norm)) if norm > 0 else 0.0
 
     def variance(self, residual: Image, outliers: NDArray[np.int64]) -> NDArray[np.float64]:
         """Of the unknowns solved last, from what they left unexplained."""

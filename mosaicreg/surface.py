@@ -21,6 +21,8 @@ MIN_AREA = 0.1
 """Shifts whose overlap is a smaller share of the largest possible overlap are not tried."""
 KEPT_SHIFTS = 1 << 16
 """Windows of no more shifts are kept for the next strips of the same shapes."""
+MOST_COVER = 1 << 13
+"""Numbers of a matrix up to which its product is faster than accumulated sums."""
 MIN_SHIFTS = 25
 """A surface of fewer shifts has no meaningful scatter, so no peak of it can be trusted."""
 
@@ -183,17 +185,25 @@ class _Ranges(NamedTuple):
     Args:
         cuts: where any of them starts or ends, in order.
         first, end: of each, as an index of ``cuts``; equal where it is empty.
+        cover: (ranges, parts between cuts) 1 where the range holds the part; none for many.
     """
 
     cuts: NDArray[np.int64]
     first: NDArray[np.int64]
     end: NDArray[np.int64]
+    cover: NDArray[np.float64] | None
 
     @classmethod
     def of(cls, first: NDArray[np.int64], end: NDArray[np.int64]) -> _Ranges:
         """The ranges first[i]:end[i]."""
         cuts = np.unique(np.concatenate([first, end]))
-        return cls(cuts, np.searchsorted(cuts, first), np.searchsorted(cuts, end))
+        first, end = np.searchsorted(cuts, first), np.searchsorted(cuts, end)
+        parts = np.arange(len(cuts) - 1)
+        cover = None
+        if len(first) * len(parts) <= MOST_COVER:
+            inside = (first[:, None] <= parts) & (parts < end[:, None])
+            cover = inside.astype(np.float64)
+        return cls(cuts, first, end, cover)
 
     @property
     def lengths(self) -> NDArray[np.int64]:
@@ -203,17 +213,19 @@ class _Ranges(NamedTuple):
     def sums(self, values: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
         """Sums along ``axis`` over each range.
 
-        What lies between two neighbouring cuts is added up once, then those few sums accumulated.
+        What lies between two neighbouring cuts is added up once, then those few sums: by a product
+        of matrices where they are few, else accumulated.
         """
         if len(self.cuts) == 1:  # all of them are empty
             return np.zeros_like(values.take(self.first, axis))
         cut = (slice(None),) * axis + (slice(0, self.cuts[-1]),)
         between = np.add.reduceat(values[cut], self.cuts[:-1], axis=axis)
-        shape = list(between.shape)
-        shape[axis] += 1
-        total = np.zeros(shape)
-        np.cumsum(between, axis=axis, out=total[(slice(None),) * axis + (slice(1, None),)])
-        sums: NDArray[np.float64] = total.take(self.end, axis)
+        sums: NDArray[np.float64]
+        if self.cover is not None:
+            sums = self.cover @ between if axis == 0 else between @ self.cover.T
+            return sums
+        total = np.insert(np.cumsum(between, axis=axis), 0, 0, axis=axis)
+        sums = total.take(self.end, axis)
         sums -= total.take(self.first, axis)
         return sums
 

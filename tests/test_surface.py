@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from mosaicreg import surface
 from mosaicreg.correlate import Binned, Strips, match_prepared, rough_prepared
+from mosaicreg.geometry import Box
 from mosaicreg.strips import plan_search
-from mosaicreg.surface import KEPT_SHIFTS, Window, correlation_surface
+from mosaicreg.surface import KEPT_SHIFTS, MOST_COVER, Window, correlation_surface
 
 
 def noise(seed: int, shape: tuple[int, int] = (90, 40)) -> np.ndarray:
@@ -76,3 +78,23 @@ def test_null_pairs_are_what_they_would_be_without_the_pairs_before() -> None:
     mixed = (first.binned[0], second.binned[1])
     found = [rough_prepared(mixed, search) for _ in range(2)]
     assert found == [rough_prepared(strips(0, 3).binned, search)] * 2
+
+
+@pytest.mark.parametrize("most", [0, MOST_COVER])
+@pytest.mark.parametrize("shapes", [((9, 30), (12, 25)), ((30, 9), (25, 12)), ((5, 5), (5, 5))])
+def test_the_energy_is_that_of_the_pixels_that_overlap(most, shapes, monkeypatch) -> None:
+    monkeypatch.setattr(surface, "MOST_COVER", most)
+    surface._kept_window.cache_clear()
+    fixed, moving = shapes
+    first, last = 1 - np.array(moving), np.array(fixed) - 1
+    f, m = noise(0, fixed), noise(1, moving)
+    window = Window.of(fixed, moving, first, last)
+    found = window.fixed(f).energy, window.moving(m).energy
+    surface._kept_window.cache_clear()
+    for i, dy in enumerate(range(first[0], last[0] + 1)):
+        for j, dx in enumerate(range(first[1], last[1] + 1)):
+            common = Box.at((0, 0), fixed).intersection(Box.at((dy, dx), moving))
+            assert common is not None
+            parts = f[common.slices], m[common.shifted(-dy, -dx).slices]
+            due = [float(np.square(part, dtype=float).sum()) for part in parts]
+            np.testing.assert_allclose([e[i, j] for e in found], due, rtol=1e-9)
