@@ -239,7 +239,7 @@ class _Equations:
     The unknowns are gain and its trends along v and u, minus the step (y, x), offset and its
     trends; once stretched, also the trends of minus the step. Only the first three rows of the
     design, those of the moving strip, change from step to step, so all is kept in one place and
-    nothing is copied.
+    nothing is copied; where stretching is all that changes, its products are added to those known.
     """
 
     def __init__(self, overlap: Overlap) -> None:
@@ -252,7 +252,10 @@ class _Equations:
             rows[3:], (*overlap.gradient, np.float32(1), *overlap.trends), strict=True
         ):
             row[...] = values
-        self._normal = np.empty((0, 0))
+        # What was solved last, and how many of the unknowns it had.
+        self._normal, self._right, self._known = np.empty((12, 12)), np.empty(12), 0
+        self._moving: Image | None = None
+        self._outliers = np.empty(0, dtype=np.int64)
 
     def stretch(self, gradient: tuple[Image, Image]) -> None:
         """From now on the step may change linearly along v and u."""
@@ -266,20 +269,26 @@ class _Equations:
         self, moving: Image, outliers: NDArray[np.int64]
     ) -> tuple[NDArray[np.float64], Image]:
         """The unknowns, and what they leave unexplained of each pixel of the fixed strip."""
-        design = self._design
-        rows = design[:3].reshape(3, *moving.shape)
-        rows[0] = moving
-        for row, trend in zip(rows[1:], self._trends, strict=True):
-            np.multiply(moving, trend, out=row)
+        design, count = self._design, len(self._design)
+        if moving is not self._moving or not np.array_equal(outliers, self._outliers):
+            self._moving, self._outliers, self._known = moving, outliers, 0
+            rows = design[:3].reshape(3, *moving.shape)
+            rows[0] = moving
+            for row, trend in zip(rows[1:], self._trends, strict=True):
+                np.multiply(moving, trend, out=row)
         left_out = design[:, outliers]
         design[:, outliers] = 0
         # BLAS takes products of a few rows four times faster than that of all with themselves.
-        few = max(1, 36 // len(design))
-        parts = [design[k : k + few] @ design.T for k in range(0, len(design), few)]
-        self._normal = np.concatenate(parts).astype(np.float64)
-        right = (design @ self._target).astype(np.float64)
+        few = max(1, 36 // count)
+        for k in range(self._known, count, few):
+            products = design[k : k + few] @ design.T
+            self._normal[k : k + few, :count] = products
+            self._normal[:count, k : k + few] = products.T
+        self._right[self._known : count] = design[self._known :] @ self._target
+        self._known = count
         design[:, outliers] = left_out
-        solution = np.asarray(np.linalg.solve(self._normal, right), dtype=np.float64)
+        normal, right = self._normal[:count, :count], self._right[:count]
+        solution = np.asarray(np.linalg.solve(normal, right), dtype=np.float64)
         residual = solution.astype(np.float32) @ design
         return solution, np.subtract(self._target, residual, out=residual)
 
@@ -295,7 +304,8 @@ class _Equations:
         """Of the unknowns solved last, from what they left unexplained."""
         inside = np.delete(residual, outliers) if outliers.size else residual
         noise = float(np.vdot(inside, inside)) / max(1, inside.size - len(self._design))
-        return np.asarray(np.linalg.inv(self._normal).diagonal() * noise, dtype=np.float64)
+        normal = self._normal[: self._known, : self._known]
+        return np.asarray(np.linalg.inv(normal).diagonal() * noise, dtype=np.float64)
 
 
 def smooth(image: Image, order: int) -> Image:
