@@ -236,16 +236,19 @@ def worker_room(count: int | None = None, memory_limit: str | None = None) -> tu
         from dask.utils import parse_bytes
 
         return int(parse_bytes(memory_limit)), 1
-    count = count or cores_of_process()
-    if CURRENT.get() is not None or (count > 1 and not hindrance()):
+    workers = CURRENT.get()
+    count = workers.count if workers is not None else count or cores_of_process()
+    if workers is not None or (count > 1 and not hindrance()):
         return memory_of_process() // count, 1
     return memory_of_process(), count
 
 
 def all_threads(count: int | None = None) -> int:
     """Threads of all workers, or of this process where ``count`` does not say."""
-    client = current_client()
-    return _threads(client) if client is not None else count or cores_of_process()
+    client, workers = current_client(), CURRENT.get()
+    if client is not None:
+        return _threads(client)
+    return workers.count if workers is not None else count or cores_of_process()
 
 
 def cores_here() -> int:

@@ -19,6 +19,8 @@ from mosaicreg.processes import CURRENT, Alone, ForkedPool, hindrance
 
 LARGE = 4 << 30
 """Bytes of all tiles from which on worker processes are worth their start of a few seconds."""
+EARNED = 64 << 20
+"""Bytes of tiles for which one more forked process pays: some tenths of a second of work."""
 CONNECT = 20.0
 """Seconds that a scheduler may take to answer."""
 ALIKE = ("mosaicreg", "numpy", "scipy", "zarr")
@@ -41,7 +43,8 @@ def computing(
         scheduler: address of a running dask scheduler, ``tcp://...`` or ``tls://...``; TLS
             certificates come from dask's configuration (``distributed.comm.tls``).
         cluster: a cluster file.
-        workers: how many on this machine; one per processor core where None.
+        workers: how many on this machine; where None, one per processor core, but no more than
+            there is work for.
         memory_limit: of each worker, e.g. ``"2GB"``; a limit needs worker processes.
         size: bytes of all tiles: from `LARGE` on, this machine computes with a cluster of its own.
         tell: told what is waited for.
@@ -89,6 +92,8 @@ def _this_machine(
     count = workers or cores_of_process()
     amount = f"{size / 1e9:.1f} GB of tiles"
     if memory_limit is None and size < LARGE:
+        if workers is None and size:
+            count = min(count, max(1, size // EARNED))
         obstacle = hindrance() if fork and count > 1 else ""
         keep_freed_memory()
         reasons = [f"{amount}: a small job"] * bool(size) + [obstacle] * bool(obstacle)

@@ -16,7 +16,7 @@ import pytest
 from mosaicreg import InputError, clusters, objects
 from mosaicreg.cluster import current_client, delayed_call, run_tasks, worker_room
 from mosaicreg.clusterfile import KINDS, SETTINGS, environment, read_cluster_file
-from mosaicreg.clusters import LARGE, check_shared, computing
+from mosaicreg.clusters import EARNED, LARGE, check_shared, computing
 from mosaicreg.errors import MissingExtraError
 from mosaicreg.machine import KEPT
 
@@ -242,6 +242,16 @@ def test_a_small_job_stays_in_this_process_or_forks_it_and_a_large_one_starts_a_
         assert list(client.nthreads().values()) == [1]
 
 
+@pytest.mark.parametrize(("size", "count"), [(0, 64), (1, 1), (200 << 20, 3), (LARGE - 1, 63)])
+def test_small_jobs_get_no_more_workers_than_they_have_work_for(monkeypatch, size, count) -> None:
+    monkeypatch.setattr(clusters, "cores_of_process", lambda: 64)
+    monkeypatch.setattr(clusters, "hindrance", lambda: "tests")  # none need be forked
+    with computing(size=size) as place:
+        assert re.match(rf"on {count} threads?\b", place)
+    with computing(size=size, workers=2) as place:
+        assert place.startswith("on 2 threads")
+
+
 def test_options_that_contradict_each_other(tmp_path: Path) -> None:
     with (
         pytest.raises(InputError, match="--scheduler and --workers or --memory-limit contradict"),
@@ -320,6 +330,8 @@ def test_the_settings_of_the_page_are_those_of_the_program() -> None:
 def test_times_and_sizes_of_the_page_are_those_of_the_program() -> None:
     assert round(LARGE / 1e9) == 4
     assert "Up to 4 GB of tiles" in PAGE
+    assert EARNED == 64 << 20
+    assert "less than 64 MB of tiles" in PAGE
     assert objects.TIMEOUTS == {"connect_timeout": "10s", "timeout": "120s"}
     assert "after 120 s (10 s to connect)" in PAGE
     assert objects.RETRIES["retry_timeout"] == timedelta(minutes=3)

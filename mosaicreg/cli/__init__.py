@@ -205,7 +205,8 @@ run_options = option_group(
     click.option("--cluster", type=DISK, metavar="FILE",
                  help="A cluster to start for this job: SLURM, SSH, Kubernetes... (YAML)."),
     click.option("--workers", type=click.IntRange(min=1), metavar="N",
-                 help="How many tasks at a time on this machine. [default: one per core]"),
+                 help="How many tasks at a time on this machine. [default: one per core, fewer for "
+                      "a small job]"),
     click.option("--memory-limit", metavar="SIZE",
                  help="Memory of each worker, e.g. 2GB; starts worker processes."),
     click.option("--quiet", is_flag=True, help="No progress, only the result."),
