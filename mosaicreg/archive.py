@@ -59,9 +59,9 @@ def write_ome_zarr(
     """Compute an image and write it as an OME-Zarr pyramid: 0.5 (zarr v3, sharded), or 0.4.
 
     One task computes and writes one whole shard, in version 0.4 the chunks of one. Level n + 1 is
-    made from level n on disk. Runs on the dask scheduler in effect. An archive of the same image
-    that an earlier call left unfinished goes on: shards already there are kept once their bytes
-    have been found to be those written.
+    made from level n on disk. Runs on the workers or the dask scheduler in effect. An archive of
+    the same image that an earlier call left unfinished goes on: shards already there are kept once
+    their bytes have been found to be those written.
 
     Args:
         image: (leading..., y, x), of any chunks. As `mosaicreg.assemble` returns it, a shard
@@ -171,6 +171,7 @@ def _prepare(store: Store, plan: Pyramid, journal: Journal) -> None:
         journal.enter_geometry(geometry)
         return
     omezarr.describe(store, plan)
+    omezarr.mend(store, plan)
     for level in range(plan.levels):
         store.tidy(str(level))
 
@@ -182,7 +183,7 @@ class _Level:
     Args:
         keys: (shards,) what each depends on.
         parts: numbers of the shards that one task makes, for each task.
-        task: the delayed task of a part; its result is one receipt per shard.
+        task: that of a part, for `run_tasks`; its result is one receipt per shard.
     """
 
     keys: NDArray[np.uint64]

@@ -7,14 +7,15 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from itertools import chain, islice
 from typing import Any
 
 from mosaicreg.errors import StoppedError
 from mosaicreg.machine import cores_of_process, memory_of_process, peak_memory_of
-from mosaicreg.processes import CURRENT, Call, Finished, Workers, hindrance
+from mosaicreg.processes import Call, Finished, Workers, current_workers, hindrance
 
 Progress = Callable[[str, int, int], None]
 """Called with (stage, done, total) as work goes on."""
@@ -68,7 +69,7 @@ def run_tasks(
             count += 1
             report(stage, count, total)
 
-    client, workers = current_client(), CURRENT.get()
+    client, workers = current_client(), current_workers()
     if client is not None:
         _run_on_client(client, tasks, finished)
         return results
@@ -76,7 +77,7 @@ def run_tasks(
     first = list(islice(tasks, 1))
     tasks = chain(first, tasks)
     if workers is not None and all(isinstance(task, Call) for task in first):
-        workers.run(tasks, finished)
+        workers.run((_call(task) for task in tasks), finished)
     else:
         _run_here(tasks, finished, workers)
     return results
@@ -92,6 +93,18 @@ def delayed_call(function: Callable[..., Any], *arguments: Any) -> Any:
     return Call(function, arguments)
 
 
+def _call(task: Any) -> Call:
+    """A task as workers know it."""
+    return task if isinstance(task, Call) else Call(_computed, (task,))
+
+
+def _computed(task: Any) -> Any:
+    from dask.local import get_sync
+
+    # By its name, dask would look for a cluster first, and load distributed for it.
+    return task.compute(scheduler=get_sync)
+
+
 def _delayed(task: Any) -> Any:
     """A task as dask knows it."""
     from dask.delayed import delayed
@@ -102,8 +115,11 @@ def _delayed(task: Any) -> Any:
 
 
 def current_client() -> Any | None:
-    """The distributed client that dask would use now, or None for a scheduler of this process."""
-    if CURRENT.get() is not None or "distributed" not in sys.modules:
+    """The distributed client that dask would use now, or None for a scheduler of this process.
+
+    Workers of this process come first: a client that is made while they are in effect is not used.
+    """
+    if current_workers() is not None or "distributed" not in sys.modules:
         return None
     from dask.base import get_scheduler
     from distributed import Client
@@ -125,20 +141,23 @@ def _run_here(tasks: Iterable[Any], finished: Finished, workers: Workers | None)
     from dask.base import compute
     from dask.callbacks import Callback
 
-    options: dict[str, Any] = {}
-    if workers is not None:
-        options = {"scheduler": threaded.get, "num_workers": workers.count}
     waiting = iter(enumerate(tasks))
-    while some := list(islice(waiting, WAVE)):
-        wave = [(number, _delayed(task)) for number, task in some]
-        numbers = {task.key: number for number, task in wave}
+    with ExitStack() as stack:
+        if workers is not None:
+            # A pool of our own: its threads end with it, and tasks that run are waited for.
+            pool = stack.enter_context(ThreadPoolExecutor(workers.count))
+            options = {"scheduler": threaded.get, "num_workers": workers.count, "pool": pool}
+            stack.enter_context(dask.config.set(options))
+        while some := list(islice(waiting, WAVE)):
+            wave = [(number, _delayed(task)) for number, task in some]
+            numbers = {task.key: number for number, task in wave}
 
-        def after(key: Any, result: Any, *_: Any, numbers: dict[Any, int] = numbers) -> None:
-            if key in numbers:
-                finished([(numbers[key], result)])
+            def after(key: Any, result: Any, *_: Any, numbers: dict[Any, int] = numbers) -> None:
+                if key in numbers:
+                    finished([(numbers[key], result)])
 
-        with dask.config.set(options), Callback(posttask=after), blas_threads(1):
-            compute(*(task for _, task in wave), traverse=False)
+            with Callback(posttask=after), blas_threads(1):
+                compute(*(task for _, task in wave), traverse=False)
 
 
 def _run_on_client(client: Any, tasks: Iterable[Any], finished: Finished) -> None:
@@ -154,7 +173,7 @@ def _run_on_client(client: Any, tasks: Iterable[Any], finished: Finished) -> Non
         return list(futures)
 
     with _loss_told():
-        room, counted = IN_FLIGHT * _threads(client), time.monotonic()
+        room, counted = IN_FLIGHT * _threads_of(client), time.monotonic()
         completed = as_completed(submit(room))
         for found in completed.batches():
             batch = list(found)
@@ -162,7 +181,7 @@ def _run_on_client(client: Any, tasks: Iterable[Any], finished: Finished) -> Non
             for future in batch:
                 future.release()
             if time.monotonic() - counted > COUNT_EVERY:
-                room, counted = IN_FLIGHT * _threads(client), time.monotonic()
+                room, counted = IN_FLIGHT * _threads_of(client), time.monotonic()
             for following in submit(room - len(numbers)):
                 completed.add(following)
 
@@ -187,7 +206,7 @@ def _loss_told() -> Iterator[None]:
         raise StoppedError(f"the dask scheduler was lost: {reason}") from None
 
 
-def _threads(client: Any) -> int:
+def _threads_of(client: Any) -> int:
     with _loss_told():
         return sum(client.nthreads().values()) or 1
 
@@ -236,7 +255,7 @@ def worker_room(count: int | None = None, memory_limit: str | None = None) -> tu
         from dask.utils import parse_bytes
 
         return int(parse_bytes(memory_limit)), 1
-    workers = CURRENT.get()
+    workers = current_workers()
     count = workers.count if workers is not None else count or cores_of_process()
     if workers is not None or (count > 1 and not hindrance()):
         return memory_of_process() // count, 1
@@ -245,9 +264,9 @@ def worker_room(count: int | None = None, memory_limit: str | None = None) -> tu
 
 def all_threads(count: int | None = None) -> int:
     """Threads of all workers, or of this process where ``count`` does not say."""
-    client, workers = current_client(), CURRENT.get()
+    client, workers = current_client(), current_workers()
     if client is not None:
-        return _threads(client)
+        return _threads_of(client)
     return workers.count if workers is not None else count or cores_of_process()
 
 
@@ -255,7 +274,7 @@ def cores_here() -> int:
     """Cores that tasks on this machine share; 1 on a cluster, where each has its own."""
     if current_client() is not None:
         return 1
-    workers = CURRENT.get()
+    workers = current_workers()
     if workers is not None:
         return workers.count
     import dask
@@ -276,7 +295,7 @@ def peak_memory() -> int:
 
     Workers that are gone are not asked.
     """
-    client, workers = current_client(), CURRENT.get()
+    client, workers = current_client(), current_workers()
     if client is None:
         return workers.peak_memory() if workers is not None else peak_memory_of()
     with _loss_told():

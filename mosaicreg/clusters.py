@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
@@ -15,7 +16,7 @@ from mosaicreg.errors import InputError, MissingExtraError, StoppedError, missin
 from mosaicreg.imagefile import write_atomically
 from mosaicreg.machine import cores_of_process, keep_freed_memory
 from mosaicreg.objects import AnyPath
-from mosaicreg.processes import CURRENT, Alone, ForkedPool, hindrance
+from mosaicreg.processes import Alone, ForkedPool, hindrance, in_effect
 
 LARGE = 4 << 30
 """Bytes of all tiles from which on worker processes are worth their start of a few seconds."""
@@ -119,13 +120,14 @@ def _this_machine(
 
 @contextmanager
 def _workers(count: int, forked: bool) -> Iterator[None]:
-    """Processes, or this one alone, do the tasks while inside."""
-    with ForkedPool(count) if forked else nullcontext(Alone()) as made:
-        token = CURRENT.set(made)
-        try:
-            yield
-        finally:
-            CURRENT.reset(token)
+    """Forked processes, or this one alone, do the tasks while inside."""
+    with (
+        ForkedPool(count) if forked else nullcontext(Alone()) as made,
+        # Where dask is not loaded, nothing of its own will be computed.
+        _threads(count) if "dask" in sys.modules else nullcontext(),
+        in_effect(made),
+    ):
+        yield
 
 
 @contextmanager
@@ -139,6 +141,7 @@ def _threads(count: int) -> Iterator[None]:
         ThreadPoolExecutor(count) as pool,
         # By its name, dask would look for a cluster first, and load distributed for it.
         dask.config.set(scheduler=threaded.get, num_workers=count, pool=pool),
+        in_effect(None),
     ):
         yield
 
@@ -207,7 +210,8 @@ def _client_of(place: Any, tell: Callable[[str], None], wait: float = 60) -> Ite
                 name = place if isinstance(place, str) else "the cluster"
                 raise InputError(f"{name} has had no worker for {wait:.0f} s") from None
         _check_versions(client, tell)
-        yield client
+        with in_effect(None):
+            yield client
     except StoppedError:
         # That the scheduler is gone is said once; distributed would log a farewell that fails.
         logging.disable(logging.CRITICAL)

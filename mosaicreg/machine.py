@@ -6,19 +6,22 @@ import ctypes
 import os
 import sys
 from contextlib import suppress
+from itertools import product
 from pathlib import Path
 
 GROUPS = Path("/sys/fs/cgroup")
 """Linux' control groups: limits of containers and batch jobs."""
+MEMBERSHIP = Path("/proc/self/cgroup")
+"""Which groups this process is in."""
 MEMORY_LIMITS = (
-    "memory/memory.limit_in_bytes",
-    "memory/memory.soft_limit_in_bytes",
+    "memory.limit_in_bytes",
+    "memory.soft_limit_in_bytes",
     "memory.max",
     "memory.high",
     "memory.low",
 )
-"""Files of control groups (both versions) that limit memory."""
-QUOTAS = ("cpu.max", "cpu/cpu.cfs_quota_us cpu/cpu.cfs_period_us")
+"""Files of a control group (both versions) that limit memory."""
+QUOTAS = (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us"))
 """Files that limit processor time: microseconds of how many."""
 KEPT = 32 << 20
 """Bytes that a worker may keep of what it has freed; glibc knows no larger threshold of mmap."""
@@ -27,19 +30,33 @@ KEPT = 32 << 20
 def cores_of_process() -> int:
     """Cores that this process may use: those it is bound to, fewer where its group has a quota.
 
-    As `dask.system.CPU_COUNT`, whose import takes a tenth of the command line's start.
+    As `dask.system.CPU_COUNT` on Linux, whose import takes a tenth of the command line's start.
     """
     try:
         count = len(os.sched_getaffinity(0))
     except AttributeError:  # only Linux tells
         count = os.cpu_count() or 1
-    for names in QUOTAS:
+    for group, names in product(_groups(), QUOTAS):
         with suppress(OSError, ValueError):  # not there, or "max"
-            files = (GROUPS / name for name in names.split())
-            quota, period = map(int, " ".join(f.read_text("ascii") for f in files).split())
+            told = " ".join((group / name).read_text("ascii") for name in names)
+            quota, period = map(int, told.split())
             if quota > 0 and period > 0:
                 count = min(count, -(-quota // period))
     return max(1, count)
+
+
+def _groups() -> list[Path]:
+    """Folders of the control groups that this process is in, and of those that hold them."""
+    folders = [GROUPS, GROUPS / "cpu", GROUPS / "memory"]
+    with suppress(OSError, ValueError):
+        for line in MEMBERSHIP.read_text("utf-8").splitlines():
+            _, controllers, path = line.split(":", 2)
+            for controller in controllers.split(","):  # none in version 2
+                folder = GROUPS / controller
+                for part in Path(path.lstrip("/")).parts:
+                    folder /= part
+                    folders.append(folder)
+    return folders
 
 
 def memory_of_process() -> int:
@@ -48,9 +65,9 @@ def memory_of_process() -> int:
     As `distributed.system.memory_limit` tells it, whose import takes a quarter of a second.
     """
     limits = [_memory_here()]
-    for name in MEMORY_LIMITS:
+    for group, name in product(_groups(), MEMORY_LIMITS):
         with suppress(OSError, ValueError):  # not there, or "max"
-            limits.append(int((GROUPS / name).read_text("ascii")))
+            limits.append(int((group / name).read_text("ascii")))
     with suppress(ImportError):  # Windows has none
         import resource
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -162,10 +162,24 @@ def create(place: Place, pyramid: Pyramid) -> None:
     for level in range(MOST_LEVELS):
         store.clear(str(level))
     _forget_other_version(store, pyramid.version)
-    zarrfiles.ensure_group(store, "", pyramid.zarr_format)
     for level in range(pyramid.levels):
         zarrfiles.write_array(store, str(level), level_of(pyramid, level))
     describe(store, pyramid)
+
+
+def mend(place: Place, pyramid: Pyramid) -> None:
+    """Write the metadata of levels again where they are lost, or say something else."""
+    store = open_store(place)
+    for level in range(pyramid.levels):
+        due = level_of(pyramid, level)
+        try:
+            found = zarrfiles.read_array(store, str(level))
+            same = replace(found, names=due.names, attrs=due.attrs) == due
+            same &= all(found.attrs.get(name) == value for name, value in due.attrs.items())
+        except (InputError, KeyError, TypeError, ValueError):
+            same = False
+        if not same:
+            zarrfiles.write_array(store, str(level), due)
 
 
 def level_of(pyramid: Pyramid, level: int) -> Array:
@@ -202,10 +216,12 @@ def _forget_other_version(store: Store, version: Version) -> None:
 def describe(place: Place, pyramid: Pyramid) -> None:
     """Write the metadata that is not of the arrays."""
     store = open_store(place)
+    zarrfiles.ensure_group(store, "", pyramid.zarr_format)
     kept = zarrfiles.attributes_of(store, "")
     kept.pop("omero", None)  # of what was here before
     attributes = {**kept, **_metadata(pyramid, None)}
     zarrfiles.write_attributes(store, "", attributes, pyramid.zarr_format)
+    zarrfiles.forget_consolidated(store)
     zarrfiles.ensure_group(store, DETAILS, pyramid.zarr_format)
     # To readers the journal is an array of nothing: none of them looks inside for groups.
     empty = np.empty(0, dtype=np.uint8)
@@ -228,7 +244,7 @@ def finish(place: Place, pyramid: Pyramid) -> None:
         return
     import zarr
 
-    root = zarr.open_group(open_store(place).zarr(read_only=True), mode="r")
+    root = zarr.open_group(open_store(place).zarr(read_only=True), mode="r", use_consolidated=False)
     small: Any = root[str(pyramid.levels - 1)]
     at = pyramid.axes.index("c")
     ranges = []
@@ -255,6 +271,7 @@ def write_table(place: Place, name: str, columns: Mapping[str, NDArray[Any]]) ->
     """
     store, path = open_store(place), f"{DETAILS}/{name}"
     version = _version(store)
+    zarrfiles.forget_consolidated(store)
     zarrfiles.ensure_group(store, DETAILS, version)
     store.clear(path)
     for column, values in columns.items():
@@ -280,7 +297,7 @@ def read_table(place: Place, name: str) -> dict[str, NDArray[Any]]:
     """The columns that `write_table` stored; {} where there are none."""
     import zarr
 
-    root = zarr.open_group(open_store(place).zarr(read_only=True), mode="r")
+    root = zarr.open_group(open_store(place).zarr(read_only=True), mode="r", use_consolidated=False)
     key = f"{DETAILS}/{name}"
     if key not in root:
         return {}
@@ -300,6 +317,7 @@ def write_facts(place: Place, facts: Mapping[str, Any]) -> None:
     """Store plain values (provenance) as attributes of the details group."""
     store = open_store(place)
     version = _version(store)
+    zarrfiles.forget_consolidated(store)
     zarrfiles.ensure_group(store, DETAILS, version)
     attributes = {**zarrfiles.attributes_of(store, DETAILS), **facts}
     zarrfiles.write_attributes(store, DETAILS, attributes, version)
@@ -309,7 +327,7 @@ def read_facts(place: Place) -> dict[str, Any]:
     """The attributes that `write_facts` stored."""
     import zarr
 
-    root = zarr.open_group(open_store(place).zarr(read_only=True), mode="r")
+    root = zarr.open_group(open_store(place).zarr(read_only=True), mode="r", use_consolidated=False)
     return dict(root[DETAILS].attrs) if DETAILS in root else {}
 
 

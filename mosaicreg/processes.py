@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
-from contextvars import ContextVar
 from dataclasses import dataclass
 from itertools import islice
 from multiprocessing import get_context
@@ -78,8 +77,25 @@ class Workers(Protocol):
         """Bytes that the largest process has held at its peak."""
 
 
-CURRENT: ContextVar[Workers | None] = ContextVar("workers", default=None)
-"""Workers that `mosaicreg.clusters.computing` has made; where None, dask's scheduler does tasks."""
+_IN_EFFECT: list[list[Workers | None]] = []
+"""Innermost last. Of the process, not of a thread or a context: as dask's scheduler is, for which
+workers stand in, and as a fork is."""
+
+
+@contextmanager
+def in_effect(workers: Workers | None) -> Iterator[None]:
+    """Have these workers do the tasks of this process while inside; None: whoever dask names."""
+    entry = [workers]  # one of its own: contexts need not end in the order they began
+    _IN_EFFECT.append(entry)
+    try:
+        yield
+    finally:
+        _IN_EFFECT[:] = [other for other in _IN_EFFECT if other is not entry]
+
+
+def current_workers() -> Workers | None:
+    """Those that `mosaicreg.clusters.computing` has made; None where dask's scheduler does tasks."""
+    return _IN_EFFECT[-1][0] if _IN_EFFECT else None
 
 
 class Alone:
@@ -129,7 +145,7 @@ class ForkedPool(ProcessPoolExecutor):
         self.pids = tuple(self._processes or ())
 
     def run(self, calls: Iterable[Call], finished: Finished) -> None:
-        """One more than there are processes is handed out, so that none waits for its next.
+        """As many as there are processes are handed out: to stop waits for no more than those.
 
         Raises:
             StoppedError: where a process is lost.
@@ -144,7 +160,7 @@ class ForkedPool(ProcessPoolExecutor):
                 running[self.submit(_compute, cloudpickle.dumps(call))] = number
 
         with self.loss_told():
-            start(self.count + 1)
+            start(self.count)
             if self.aside:
                 wait(running, HANDED_OUT)  # else this thread would hold up those that hand out
                 while self.aside:
@@ -154,8 +170,6 @@ class ForkedPool(ProcessPoolExecutor):
                 failed = [f for f in ready if f.exception() is not None]
                 found = [(running.pop(f), f.result()) for f in ready if f not in failed]
                 if failed:
-                    for future in running:
-                        future.cancel()
                     finished(found)  # what is done is kept
                     failed[0].result()
                 start(len(found))
@@ -186,9 +200,9 @@ class Later:
 
     def result(self) -> Any:
         """Of the call, which is made once."""
-        call, self._call = self._call, None
-        if call is not None:
-            self._result = call()
+        if self._call is not None:
+            self._result = self._call()
+            self._call = None
         return self._result
 
 
@@ -197,7 +211,7 @@ def meanwhile(function: Callable[..., Any], *arguments: Any) -> Later:
 
     It is done when processes have been handed their next tasks.
     """
-    later, workers = Later(Call(function, arguments)), CURRENT.get()
+    later, workers = Later(Call(function, arguments)), current_workers()
     if isinstance(workers, ForkedPool):
         workers.aside.append(later)
     else:

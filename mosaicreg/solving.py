@@ -93,12 +93,12 @@ class Edges:
 
     def incidence(self) -> csr_array:
         """(m, n) matrix that takes positions to offsets."""
+        from scipy.sparse import coo_array
+
         m = len(self)
         rows = np.tile(np.arange(m), 2)
         signs = np.repeat([-1.0, 1.0], m)
         columns = np.concatenate([self.fixed, self.moving])
-        from scipy.sparse import coo_array
-
         return coo_array((signs, (rows, columns)), shape=(m, self.tiles)).tocsr()
 
 
@@ -303,10 +303,10 @@ def _outvoted(edges: Edges, kept: NDArray[np.bool_], agree: NDArray[np.bool_]) -
 
 def parts_of(edges: Edges, agree: NDArray[np.bool_]) -> IntArray:
     """(n,) number of the part of each tile, the largest part first, then by lowest tile."""
-    fixed, moving = edges.fixed[agree], edges.moving[agree]
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
+    fixed, moving = edges.fixed[agree], edges.moving[agree]
     links = coo_array((np.ones(len(fixed)), (fixed, moving)), shape=(edges.tiles, edges.tiles))
     count, label = connected_components(links, directed=False)
     size = np.bincount(label, minlength=count)

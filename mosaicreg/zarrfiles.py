@@ -21,6 +21,8 @@ from mosaicreg.store import Store
 
 Format = Literal[2, 3]
 """Versions of zarr."""
+CODEC = {"cname": chunks.CODEC[0], "clevel": chunks.CODEC[1], "blocksize": 0}
+"""What both versions say alike of how chunks are compressed."""
 COLUMN_CHUNK = 1 << 20
 """Rows of a column that are compressed together, at most."""
 
@@ -58,13 +60,7 @@ class Array:
         """The metadata, by the names of their objects."""
         if self.zarr_format == 2:
             return self._documents_2()
-        codec = {
-            "typesize": self.dtype.itemsize,
-            "cname": chunks.CODEC[0],
-            "clevel": chunks.CODEC[1],
-            "shuffle": "bitshuffle",
-            "blocksize": 0,
-        }
+        codec = {**CODEC, "typesize": self.dtype.itemsize, "shuffle": "bitshuffle"}
         little: dict[str, Any] = {"name": "bytes", "configuration": {"endian": "little"}}
         order = little if self.dtype.itemsize > 1 else {"name": "bytes"}
         codecs: list[dict[str, Any]] = [order, {"name": "blosc", "configuration": codec}]
@@ -96,13 +92,7 @@ class Array:
         return {"zarr.json": document}
 
     def _documents_2(self) -> dict[str, Any]:
-        codec = {
-            "id": "blosc",
-            "cname": chunks.CODEC[0],
-            "clevel": chunks.CODEC[1],
-            "shuffle": 2,  # of bits
-            "blocksize": 0,
-        }
+        codec = {**CODEC, "id": "blosc", "shuffle": 2}  # of bits
         # Of names of axes, xarray's custom is what readers know.
         names = {"_ARRAY_DIMENSIONS": list(self.names)} if self.names else {}
         document = {
@@ -126,7 +116,7 @@ class Array:
 
 
 def write_array(store: Store, path: str, array: Array) -> None:
-    """Make an array without pixels, or change what one is said to be."""
+    """Write the metadata of an array, and no pixel."""
     for name, document in array.documents().items():
         _write(store, f"{path}/{name}", document)
 
@@ -142,13 +132,14 @@ def read_array(store: Store, path: str) -> Array:
         objects = tuple(document["chunk_grid"]["configuration"]["chunk_shape"])
         codec = document["codecs"][0]
         sharded = codec["name"] == "sharding_indexed"
+        encoding = document["chunk_key_encoding"]
         return Array(
             shape=tuple(document["shape"]),
             dtype=np.dtype(document["data_type"]),
             chunks=tuple(codec["configuration"]["chunk_shape"]) if sharded else objects,
             shards=objects if sharded else None,
             names=tuple(document.get("dimension_names") or ()),
-            separator=document["chunk_key_encoding"]["configuration"]["separator"],
+            separator=encoding.get("configuration", {}).get("separator", "/"),
             attrs=document.get("attributes", {}),
         )
     document = _read(store, f"{path}/.zarray")
@@ -171,8 +162,14 @@ def write_column(
     zarr_format: Format,
     attrs: Mapping[str, Any] | None = None,
 ) -> None:
-    """Make an array of one axis, with its values."""
+    """Make an array of one axis, with its values.
+
+    Raises:
+        InputError: where they are neither numbers nor truths.
+    """
     values = np.asarray(values)
+    if values.dtype.kind not in "biuf":
+        raise InputError(f"{store}: values of type {values.dtype} cannot be stored as {path}")
     rows = max(1, min(len(values), COLUMN_CHUNK))
     dtype = values.dtype.newbyteorder("=")
     array = Array(values.shape, dtype, (rows,), zarr_format=zarr_format, attrs=attrs or {})
@@ -204,10 +201,18 @@ def ensure_group(store: Store, path: str, zarr_format: Format) -> None:
 
 def attributes_of(store: Store, path: str) -> dict[str, Any]:
     """The attributes of a group; {} where it has none."""
-    if group_format(store, path) == 3:
-        document = _read(store, _inside(path, "zarr.json")) or {}
+    document = _read(store, _inside(path, "zarr.json"))
+    if document is not None:
         return dict(document.get("attributes", {}))
     return _read(store, _inside(path, ".zattrs")) or {}
+
+
+def forget_consolidated(store: Store) -> None:
+    """Remove a copy of all metadata that somebody may have made: it is of what was here before."""
+    store.remove(".zmetadata")
+    document = _read(store, "zarr.json")
+    if document is not None and document.pop("consolidated_metadata", None) is not None:
+        _write(store, "zarr.json", document)
 
 
 def write_attributes(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import warnings
 from pathlib import Path
 
 import dask
@@ -16,11 +17,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from mosaicreg import InputError, Mosaic, assemble, register, solve_layout, write_ome_zarr
+from mosaicreg import InputError, Mosaic, assemble, omezarr, register, solve_layout, write_ome_zarr
 from mosaicreg.inspection import describe
 from mosaicreg.omezarr import Pyramid, ome_of, read_facts, read_table
 from mosaicreg.reopening import read_archive
 from mosaicreg.shards import halve, write_shard
+from mosaicreg.verification import verify
 
 
 def content(path: Path) -> dict[str, str]:
@@ -367,3 +369,41 @@ def test_what_is_not_an_archive_is_never_deleted(tmp_path) -> None:
     with pytest.raises(InputError, match="not a zarr archive"):
         write_ome_zarr(image(), folder / "chapter.txt", overwrite=True)
     assert (folder / "chapter.txt").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("version", ["0.5", "0.4"])
+def test_consolidated_metadata_of_what_was_here_is_forgotten(tmp_path, version) -> None:
+    path = tmp_path / "a.ome.zarr"
+    for side in (100, 60):
+        ones = da.ones((side, side), chunks=50, dtype=np.uint8)
+        write_ome_zarr(ones, path, chunk=16, shard=32, ome_version=version, overwrite=True,
+                       provenance={"side": side})  # fmt: skip
+        omezarr.write_table(path, "tiles", {"number": np.full(3, side)})
+        root = zarr.open_group(str(path), mode="r")
+        assert root["0"].shape == (side, side)
+        assert read_facts(path)["side"] == side
+        assert read_table(path, "tiles")["number"].tolist() == [side] * 3
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # version 3 has no such metadata yet
+            zarr.consolidate_metadata(str(path))
+
+
+@pytest.mark.parametrize("version", ["0.5", "0.4"])
+@pytest.mark.parametrize("lost", ["", "0", "1", "mosaicreg"])
+def test_metadata_that_are_lost_or_damaged_are_mended(tmp_path, version, lost) -> None:
+    path = tmp_path / "a.ome.zarr"
+    some = image((100, 90), "uint8", 50)
+    options = {"chunk": 16, "shard": 32, "ome_version": version, "provenance": {"side": 100}}
+    write_ome_zarr(some, path, **options)
+    whole = {p: p.read_bytes() for p in path.rglob("*") if p.is_file()}
+    for name in ("zarr.json", ".zgroup", ".zarray", ".zattrs"):
+        for damage in (Path.unlink, lambda p: p.write_bytes(b"{")):
+            file = path / lost / name
+            if file.exists():
+                damage(file)
+                write_ome_zarr(some, path, repair=True, **options)
+                pixels = zarr.open_array(str(path / "0"), mode="r")[:]
+                np.testing.assert_array_equal(pixels, some.compute())
+                assert verify(path, some).passed
+    kept = {p: c for p, c in whole.items() if "journal" not in p.parts}
+    assert {p: p.read_bytes() for p in kept} == kept

@@ -19,6 +19,7 @@ def groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Control groups without limits; on 8 cores."""
     monkeypatch.setattr(machine, "GROUPS", tmp_path)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.setattr(machine, "MEMBERSHIP", tmp_path / "membership")
     (tmp_path / "cpu").mkdir()
     (tmp_path / "memory").mkdir()
     return tmp_path
@@ -46,6 +47,30 @@ def test_a_quota_of_processor_time_is_kept(groups: Path, files: dict[str, str], 
     for name, content in files.items():
         (groups / name).write_text(content, encoding="ascii")
     assert cores_of_process() == cores
+
+
+@pytest.mark.parametrize(
+    ("membership", "folder", "files"),
+    [
+        ("0::/job.slice/mine\n", "job.slice/mine", {"cpu.max": "200000 100000"}),
+        ("0::/job.slice/mine\n", "job.slice", {"cpu.max": "200000 100000"}),
+        (
+            "3:freezer:/\n2:cpu,cpuacct:/a:b/c\n",
+            "cpu/a:b/c",
+            {"cpu.cfs_quota_us": "200000", "cpu.cfs_period_us": "100000"},
+        ),
+    ],
+)
+def test_limits_of_the_own_group_and_of_those_around_it_are_kept(
+    groups: Path, membership: str, folder: str, files: dict[str, str]
+) -> None:
+    (groups / "membership").write_text(membership, encoding="utf-8")
+    (groups / folder).mkdir(parents=True)
+    for name, content in files.items():
+        (groups / folder / name).write_text(content, encoding="ascii")
+    assert cores_of_process() == 2
+    (groups / folder / "memory.max").write_text("123456789\n", encoding="ascii")
+    assert memory_of_process() == 123456789
 
 
 def test_memory_is_the_machines_or_less_where_a_group_is_limited(groups: Path) -> None:

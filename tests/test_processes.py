@@ -142,6 +142,65 @@ assert os.getpid() not in alone and set(alone) != set(together) == {os.getpid()}
     assert done.returncode == 0, done.stderr
 
 
+def test_tasks_of_both_kinds_may_be_mixed() -> None:
+    code = """
+import os
+from dask.delayed import delayed
+from mosaicreg.cluster import delayed_call, run_tasks
+from mosaicreg.clusters import computing
+def plain(): return delayed_call(abs, -1)
+def graph(): return delayed_call(max, delayed(abs)(-2), 0)
+for workers in (1, 2):
+    with computing(workers=workers):
+        assert run_tasks([plain(), graph(), plain()], "work") == [1, 2, 1]
+        assert run_tasks([graph(), plain(), graph()], "work") == [2, 1, 2]
+"""
+    done = python(code)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_innermost_place_to_compute_is_in_effect() -> None:
+    code = """
+import os, threading
+from mosaicreg.cluster import delayed_call, run_tasks
+from mosaicreg.clusters import computing
+def where():
+    return set(run_tasks([delayed_call(os.getpid) for _ in range(4)], "work"))
+here, kept, found = {os.getpid()}, [], []
+with computing(workers=2):
+    with computing(workers=2, fork=False) as place:
+        assert place == "on 2 threads"
+        run_tasks([delayed_call(kept.append, k) for k in range(3)], "work")
+        assert sorted(kept) == [0, 1, 2]
+    assert where() != here
+    with computing(workers=1) as place:
+        assert place == "on 1 thread" and where() == here
+    thread = threading.Thread(target=lambda: found.append(where()))
+    thread.start(), thread.join()
+    assert found[0] and not found[0] & here  # threads see what the process has
+assert where() == here
+"""
+    done = python(code)
+    assert done.returncode == 0, done.stderr
+
+
+def test_threads_that_do_graphs_end_with_them() -> None:
+    code = """
+import threading
+from dask.delayed import delayed
+from mosaicreg.cluster import delayed_call, run_tasks
+from mosaicreg.clusters import computing
+for _ in range(2):
+    with computing(workers=2) as place:
+        assert place == "on 2 processes", place
+        tasks = [delayed_call(max, delayed(abs)(-k), 0) for k in range(9)]
+        assert run_tasks(tasks, "work") == list(range(9))
+    assert threading.active_count() == 1
+"""
+    done = python(code)
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_peak_is_that_of_the_largest_worker() -> None:
     code = """
 import numpy as np
@@ -189,6 +248,13 @@ with computing(workers=2):
     else:
         raise AssertionError
     assert run_tasks([delayed_call(abs, -1)], "work") == [1]
+    failed = meanwhile(fail)
+    for _ in range(2):  # a failure stays one
+        try:
+            failed.result()
+        except ValueError:
+            continue
+        raise AssertionError
     assert done == ["a", "b"]
 with computing(workers=1):
     meanwhile(note, "c")

@@ -139,6 +139,23 @@ def test_zarr_reads_columns(
     np.testing.assert_array_equal(opened[:], values)
 
 
+@pytest.mark.parametrize("values", [np.array([b"a"]), np.array([1j]), np.array(["2026"], "M8[Y]")])
+def test_columns_are_numbers_or_truths(tmp_path: Path, values: Any) -> None:
+    with pytest.raises(InputError, match="cannot be stored as tiles/odd"):
+        write_column(Folder(tmp_path), "tiles/odd", values, 3)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_separator_of_keys_may_go_without_saying(tmp_path: Path) -> None:
+    store = Folder(tmp_path)
+    array = Array((4, 4), np.dtype(np.uint8), (2, 2))
+    write_array(store, "0", array)
+    document = json.loads((tmp_path / "0" / "zarr.json").read_bytes())
+    document["chunk_key_encoding"] = {"name": "default"}
+    (tmp_path / "0" / "zarr.json").write_text(json.dumps(document), encoding="utf-8")
+    assert read_array(store, "0") == array
+
+
 @pytest.mark.parametrize("content", [None, b"", b"[]", b"{", b'{"node_type": "group"}'])
 def test_what_is_no_array_is_told(tmp_path: Path, content: bytes | None) -> None:
     store = Folder(tmp_path / "a.zarr")
