@@ -94,7 +94,7 @@ def in_effect(workers: Workers | None) -> Iterator[None]:
 
 
 def current_workers() -> Workers | None:
-    """Those that `mosaicreg.clusters.computing` has made; None where dask's scheduler does tasks."""
+    """Those that `mosaicreg.clusters.computing` has made; where None, dask does the tasks."""
     return _IN_EFFECT[-1][0] if _IN_EFFECT else None
 
 
