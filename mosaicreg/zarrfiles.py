@@ -196,7 +196,7 @@ def ensure_group(store: Store, path: str, zarr_format: Format) -> None:
         write_attributes(store, path, {}, 3)
     else:
         _write(store, _inside(path, ".zgroup"), {"zarr_format": 2})
-        write_attributes(store, path, {}, 2)
+        write_attributes(store, path, attributes_of(store, path), 2)  # lie apart, and may be left
 
 
 def attributes_of(store: Store, path: str) -> dict[str, Any]:

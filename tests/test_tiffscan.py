@@ -39,6 +39,21 @@ UNUSUAL: dict[str, dict[str, Any]] = {
 SHAPE = (50, 40)
 
 
+DAMAGE = st.lists(
+    st.tuples(st.integers(0, 450), st.integers(0, 255) | st.sampled_from([0, 1, 255])),
+    min_size=1,
+    max_size=3,
+)
+"""Places in a header, and what is written there."""
+LENGTH = st.none() | st.integers(0, 5000)
+"""To which a file is cut short."""
+MANY = settings(
+    max_examples=400,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+
+
 def write(path: Path, seed: int = 0, shape: tuple[int, ...] = SHAPE, **options: Any) -> Path:
     image = np.random.default_rng(seed).integers(0, 60000, shape, dtype=np.uint16)
     tifffile.imwrite(path, image, **options)
@@ -162,18 +177,10 @@ def test_files_cut_short_are_noticed(kind, tmp_path) -> None:
 
 @given(
     kind=st.sampled_from(sorted(WRITERS)),
-    damage=st.lists(
-        st.tuples(st.integers(0, 450), st.integers(0, 255) | st.sampled_from([0, 1, 255])),
-        min_size=1,
-        max_size=3,
-    ),
-    length=st.none() | st.integers(0, 5000),
+    damage=DAMAGE,
+    length=LENGTH,
 )
-@settings(
-    max_examples=400,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+@MANY
 @pytest.mark.filterwarnings("ignore")
 def test_damaged_headers_are_judged_as_if_they_were_read_alone(
     kind, damage, length, tmp_path_factory
@@ -322,19 +329,11 @@ def same(one: np.ndarray | str, other: np.ndarray | str) -> bool:
 
 @given(
     kind=st.sampled_from(AS_THEY_ARE),
-    damage=st.lists(
-        st.tuples(st.integers(0, 450), st.integers(0, 255) | st.sampled_from([0, 1, 255])),
-        min_size=1,
-        max_size=3,
-    ),
-    length=st.none() | st.integers(0, 5000),
+    damage=DAMAGE,
+    length=LENGTH,
     box=st.sampled_from(BOXES),
 )
-@settings(
-    max_examples=400,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+@MANY
 @pytest.mark.filterwarnings("ignore")
 def test_damaged_files_are_read_as_if_no_other_were_known(
     kind, damage, length, box, tmp_path_factory

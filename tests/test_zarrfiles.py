@@ -94,6 +94,15 @@ def test_groups_are_described_as_zarr_describes_them(tmp_path: Path, zarr_format
     assert attributes_of(store, "inner") == {}
 
 
+def test_attributes_outlive_the_document_that_makes_a_group_of_zarr_v2(tmp_path: Path) -> None:
+    store = Folder(tmp_path)
+    ensure_group(store, "", 2)
+    write_attributes(store, "", {"mine": 1}, 2)
+    (tmp_path / ".zgroup").unlink()
+    ensure_group(store, "", 2)
+    assert dict(zarr.open_group(tmp_path, mode="r").attrs) == {"mine": 1}
+
+
 @given(data=st.data())
 def test_what_is_written_is_read(tmp_path_factory: pytest.TempPathFactory, data: Any) -> None:
     store = Folder(tmp_path_factory.mktemp("arrays"))
