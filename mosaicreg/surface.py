@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.fft import fft, ifft, irfft, next_fast_len, rfft
 
+from mosaicreg.fourier import transforms
 from mosaicreg.robust import NORMAL, median_of
 
 Image = NDArray[np.float32]
@@ -120,9 +120,8 @@ class Window:
 
     def _spectrum(self, image: Image) -> NDArray[np.complex64]:
         # Along the long axis first: what the short one is padded with need not be transformed.
-        half = rfft(image, self.axes[self.long].size, axis=self.long)
-        whole: NDArray[np.complex64] = fft(half, self.axes[self.short].size, axis=self.short)
-        return whole
+        half = transforms().rfft(image, self.axes[self.long].size, self.long)
+        return transforms().fft(half, self.axes[self.short].size, self.short)
 
     def _energy(self, image: Image, ranges: tuple[_Ranges, _Ranges]) -> NDArray[np.float64]:
         sums = np.square(image, dtype=np.float64)
@@ -134,8 +133,9 @@ class Window:
         """See `correlation_surface`."""
         cross = fixed.spectrum * moving.spectrum
         # Back along the long axis goes only what is in the window.
-        for transform, axis in ((ifft, self.short), (irfft, self.long)):
-            cross = transform(cross, self.axes[axis].size, axis=axis, overwrite_x=True)
+        back = transforms()
+        for transform, axis in ((back.ifft, self.short), (back.irfft, self.long)):
+            cross = transform(cross, self.axes[axis].size, axis)
             cross = cross.take(self.axes[axis].places, axis)
         norm = np.sqrt(np.maximum(fixed.energy * moving.energy, 0))
         valid = self.enough & (norm > 1e-4 * norm.max())
@@ -171,7 +171,7 @@ class _Axis(NamedTuple):
     @classmethod
     def of(cls, n_fixed: int, n_moving: int, first: int, last: int) -> _Axis:
         """See `_Line`."""
-        size = next_fast_len(max(n_fixed - first, n_moving + last), real=True)
+        size = transforms().fast_length(max(n_fixed - first, n_moving + last))
         shifts = np.arange(first, last + 1)
         start = np.clip(shifts, 0, n_fixed)
         end = np.maximum(start, np.clip(shifts + n_moving, 0, n_fixed))
@@ -196,8 +196,8 @@ class _Ranges(NamedTuple):
     @classmethod
     def of(cls, first: NDArray[np.int64], end: NDArray[np.int64]) -> _Ranges:
         """The ranges first[i]:end[i]."""
-        cuts = np.unique(np.concatenate([first, end]))
-        first, end = np.searchsorted(cuts, first), np.searchsorted(cuts, end)
+        cuts, places = np.unique(np.concatenate([first, end]), return_inverse=True)
+        first, end = np.split(places, 2)
         parts = np.arange(len(cuts) - 1)
         cover = None
         if len(first) * len(parts) <= MOST_COVER:

@@ -16,7 +16,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import scipy  # its ndimage is loaded when it is used: for tiles that may be turned
 from numpy.typing import NDArray
 
 from mosaicreg.correlate import (
@@ -81,6 +80,8 @@ def match_turned(
     Returns:
         The best match, or None where there is no signal.
     """
+    from scipy import ndimage  # here and below: only where tiles may be turned
+
     found = _best_angle(strips.binned, search)
     if found is None:
         return None
@@ -90,7 +91,7 @@ def match_turned(
     few = 1 if ratio >= CLEAR_LEAD else CANDIDATES
     starts = [(first + parabola(height, valid, p)) * strips.binned[0].by for p in peaks[:few]]
     f, m = (smooth(strip, 2) for strip in (strips.fixed, strips.moving))
-    spline = scipy.ndimage.spline_filter(m, order=3)
+    spline = ndimage.spline_filter(m, order=3)
     fits = [_fit(f, m, spline, start, angle) for start in starts]
     winner = max(range(len(fits)), key=lambda k: fits[k].evidence)
     best = fits[winner]
@@ -163,9 +164,11 @@ def _turned(image: Image, angle: float) -> Image:
     """The image turned about its centre; 0 where nothing is known."""
     if angle == 0:
         return image
+    from scipy import ndimage
+
     centre = (np.array(image.shape) - 1) / 2
     back = rotation(-angle)
-    turned: Image = scipy.ndimage.affine_transform(
+    turned: Image = ndimage.affine_transform(
         image, back, centre - back @ centre, order=1, mode="constant", cval=0.0
     )
     return turned
@@ -253,6 +256,8 @@ class _Points:
     ) -> _Points | None:
         """The common pixels at a shift and angle; None where too few."""
         centre = (np.array(m.shape) - 1) / 2
+        from scipy import ndimage
+
         low = np.maximum(0, np.floor(shift - 1)).astype(int)
         high = np.minimum(f.shape, np.ceil(shift + m.shape + 1).astype(int))
         across = int((high - low).min())
@@ -270,15 +275,13 @@ class _Points:
         if np.count_nonzero(inside) < LEAST_POINTS:
             return None
         source, away = source[:, inside], away[:, inside]
-        values = scipy.ndimage.map_coordinates(
-            spline, source, order=3, prefilter=False, mode="nearest"
-        )
+        values = ndimage.map_coordinates(spline, source, order=3, prefilter=False, mode="nearest")
         gradient = np.empty_like(away)
         for axis in (0, 1):
             # Half a pixel to either side along the fixed strip's axes.
             side = (back[:, axis] * 0.5)[:, None]
             ahead, behind = (
-                scipy.ndimage.map_coordinates(m, source + s * side, order=1, mode="nearest")
+                ndimage.map_coordinates(m, source + s * side, order=1, mode="nearest")
                 for s in (1, -1)
             )
             gradient[axis] = ahead - behind

@@ -30,6 +30,7 @@ FLOORS = (
         "robust",
         "subpixel",
         "strips",
+        "fourier",
         "surface",
         "correlate",
         "cells",

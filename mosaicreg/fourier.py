@@ -1,0 +1,112 @@
+"""The transforms along one axis that registration is made of, as `scipy.fft` has them.
+
+They are the compiled routines of scipy themselves, without the package around them: to import that
+takes a tenth of a second, a third of the start of a job, for libraries of other arrays and special
+functions that play no part here. Where a release of scipy has them no more, or elsewhere, the
+public functions of `scipy.fft` are used, with the same results.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import cache
+from importlib.machinery import PathFinder
+from importlib.util import find_spec, module_from_spec
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+COMPILED = "scipy.fft._pocketfft.pypocketfft"
+ROUTINES = ("r2c", "c2c", "c2r", "good_size")
+
+Transform = Callable[[NDArray[Any], int, int], NDArray[Any]]
+"""(array, length, axis): padded with zeros or cut to the length along the axis, and transformed."""
+
+
+class Transforms(NamedTuple):
+    """Of float32 and complex64 arrays, in their own precision; one core each.
+
+    Args:
+        rfft, fft, ifft, irfft: as the functions of `scipy.fft` of that name. The inverse ones may
+            use their argument as they like.
+        fast_length: the smallest length of real data, not below the given one, that is fast.
+    """
+
+    rfft: Transform
+    fft: Transform
+    ifft: Transform
+    irfft: Transform
+    fast_length: Callable[[int], int]
+
+
+@cache
+def transforms() -> Transforms:
+    """Those of this process."""
+    compiled = _compiled()
+    return public() if compiled is None else direct(compiled)
+
+
+def public() -> Transforms:
+    """By the functions that scipy documents."""
+    from scipy import fft
+
+    return Transforms(
+        rfft=fft.rfft,
+        fft=fft.fft,
+        ifft=lambda image, length, axis: fft.ifft(image, length, axis, overwrite_x=True),
+        irfft=lambda image, length, axis: fft.irfft(image, length, axis, overwrite_x=True),
+        fast_length=lambda least: fft.next_fast_len(least, real=True),
+    )
+
+
+def direct(compiled: Any) -> Transforms:
+    """By the routines beneath these: (array, axes, [length,] forward, divisor, out, threads)."""
+    no_division, by_length = 0, 2
+
+    def fft(image: NDArray[Any], length: int, axis: int) -> Any:
+        return compiled.c2c(_of_length(image, length, axis), (axis,), True, no_division, None, 1)
+
+    def ifft(image: NDArray[Any], length: int, axis: int) -> Any:
+        image = _of_length(image, length, axis)
+        return compiled.c2c(image, (axis,), False, by_length, image, 1)
+
+    def rfft(image: NDArray[Any], length: int, axis: int) -> Any:
+        return compiled.r2c(_of_length(image, length, axis), (axis,), True, no_division, None, 1)
+
+    def irfft(image: NDArray[Any], length: int, axis: int) -> Any:
+        image = _of_length(image, length // 2 + 1, axis)
+        return compiled.c2r(image, (axis,), length, False, by_length, None, 1)
+
+    return Transforms(rfft, fft, ifft, irfft, lambda least: compiled.good_size(least, True))
+
+
+def _of_length(image: NDArray[Any], length: int, axis: int) -> NDArray[Any]:
+    """Cut, or continued by zeros."""
+    have, before = image.shape[axis], (slice(None),) * axis
+    if have >= length:
+        return image[*before, :length]
+    padded = np.zeros((*image.shape[:axis], length, *image.shape[axis + 1 :]), dtype=image.dtype)
+    padded[*before, :have] = image
+    return padded
+
+
+def _compiled() -> Any | None:
+    """The module of the compiled routines; None where there is none as it is known."""
+    if COMPILED not in sys.modules:
+        package = find_spec("scipy")
+        homes = package.submodule_search_locations if package is not None else None
+        inside = COMPILED.split(".")[1:-1]
+        found = PathFinder.find_spec(COMPILED, ["/".join((h, *inside)) for h in homes or ()])
+        if found is None or found.loader is None:
+            return None
+        try:
+            module = module_from_spec(found)
+            sys.modules[COMPILED] = module  # scipy.fft, if it is imported later, takes this one
+            found.loader.exec_module(module)
+        except ImportError:
+            sys.modules.pop(COMPILED, None)
+            return None
+    module = sys.modules[COMPILED]
+    return module if all(hasattr(module, name) for name in ROUTINES) else None
