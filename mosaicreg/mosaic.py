@@ -189,8 +189,9 @@ class Mosaic:
         return replace(self, positions=np.asarray(positions, dtype=np.float64), origin=origin)
 
     def __repr__(self) -> str:
-        shapes = np.unique(self.shapes, axis=0)
-        size = " x ".join(str(v) for v in shapes[-1]) if len(shapes) == 1 else "mixed sizes"
+        first = self.shapes[0]
+        alike = bool((self.shapes == first).all())
+        size = " x ".join(str(v) for v in first) if alike else "mixed sizes"
         lead = "".join(f"{a}={n} " for a, n in zip(self.axes, self.leading, strict=False))
         height, width = self.extent
         return (

@@ -138,13 +138,12 @@ def _key(
 ) -> str:
     """Digest of all that the result of a batch depends on."""
     lead, *others = options
-    tiles = np.unique(pairs[rows])
+    tiles = pairs[rows]
     return digest(
         __version__,
         [(part.start, part.stop) for part in lead],
         others,
         rows,
-        pairs[rows],
         tiles,
         stamps[tiles],
         mosaic.positions[tiles],

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import os
 import posixpath
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
+from stat import S_ISDIR
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -25,7 +28,9 @@ from mosaicreg.journal import short_digest
 from mosaicreg.objects import AnyPath, ObjectPath, parents_of
 
 STAT_THREADS = 8
-"""Looking at a file's size and time mostly waits, on a network disk above all."""
+"""Looking at a file's size and time mostly waits on a network disk."""
+AT_ONCE = 1e-4
+"""Seconds for one look; where it takes less, threads cost more than they save."""
 
 Lead = tuple[slice, ...]
 Names = NDArray[Any]
@@ -160,15 +165,22 @@ class FileSource:
         if isinstance(folder, ObjectPath):
             return self._object_stamps(folder)
 
-        def stamp(tile: int) -> int:
-            path = folder / str(self.paths[tile])
+        def stamps(names: Names) -> list[int]:
             try:
-                return short_digest(str(self.paths[tile]), _looks(path))
+                return [short_digest(name, _looks(Path(folder, name))) for name in names.tolist()]
             except OSError as error:
-                raise ImageError(f"{path}: unreadable ({error.strerror or error})") from error
+                reason = f"unreadable ({error.strerror or error})"
+                raise ImageError(f"{error.filename}: {reason}") from error
 
-        with ThreadPoolExecutor(STAT_THREADS) as pool:
-            return np.fromiter(pool.map(stamp, range(len(self))), np.uint64, len(self))
+        start = time.perf_counter()
+        found = stamps(self.paths[:STAT_THREADS])
+        rest = self.paths[STAT_THREADS:]
+        if time.perf_counter() - start < STAT_THREADS * AT_ONCE:
+            found += stamps(rest)
+        else:
+            with ThreadPoolExecutor(STAT_THREADS) as pool:
+                found += chain.from_iterable(pool.map(stamps, np.array_split(rest, STAT_THREADS)))
+        return np.array(found, dtype=np.uint64)
 
     def _object_stamps(self, folder: ObjectPath) -> NDArray[np.uint64]:
         names = [str(p) for p in self.paths]
@@ -206,7 +218,7 @@ class FileSource:
 def _looks(path: Path) -> list[tuple[str, int, int]]:
     """Name, size and time of a file, or of all files of a folder (a zarr image)."""
     about = path.stat()
-    if not path.is_dir():
+    if not S_ISDIR(about.st_mode):
         return [("", about.st_size, about.st_mtime_ns)]
     found = []
     for folder, _, files in os.walk(path):
