@@ -75,14 +75,14 @@ def join(chunks: Mapping[Place, bytes], counts: tuple[int, int]) -> list[bytes]:
     return [*(chunks[place] for place in places), table, crc32c(table).to_bytes(4, "little")]
 
 
-def split(shard: bytes, counts: tuple[int, int]) -> dict[Place, memoryview]:
+def split(shard: bytes | memoryview, counts: tuple[int, int]) -> dict[Place, memoryview]:
     """The chunks of a shard, those left out that hold nothing.
 
     Raises:
         ValueError: where the shard is damaged.
     """
     size = 16 * counts[0] * counts[1]
-    table, checksum = shard[-size - 4 : -4], shard[-4:]
+    table, checksum = bytes(shard[-size - 4 : -4]), shard[-4:]
     if len(table) != size or crc32c(table).to_bytes(4, "little") != checksum:
         raise ValueError("the index of a shard is damaged")
     index = np.frombuffer(table, dtype="<u8").reshape(*counts, 2)

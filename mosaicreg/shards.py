@@ -226,11 +226,11 @@ class _Held:
 
     def _read(self, row: int, column: int) -> dict[chunks.Place, memoryview]:
         key = self.array.chunk_key((*self.plane, row, column))
-        content = self.store.read(f"{self.level}/{key}")
+        content = self.store.view(f"{self.level}/{key}")
         if content is None:
             return {}
         if not self.array.shards:
-            return {(0, 0): memoryview(content)}
+            return {(0, 0): content}
         return chunks.split(content, self.counts)
 
 

@@ -10,6 +10,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -36,6 +37,9 @@ class Store(Protocol):
 
     def read(self, key: str) -> bytes | None:
         """The content of an object, or None where there is none."""
+
+    def view(self, key: str) -> memoryview | None:
+        """The same, where it need not be copied: for parts of large ones that are used at once."""
 
     def write(self, key: str, *pieces: bytes | memoryview) -> None:
         """Make or replace an object out of pieces; others see the old one or the whole new one.
@@ -97,6 +101,15 @@ class Folder:
         """The content of a file, or None."""
         try:
             return (self.path / key).read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def view(self, key: str) -> memoryview | None:
+        """A file mapped into memory, or None. One replaced meanwhile is still seen as it was."""
+        try:
+            with (self.path / key).open("rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                return memoryview(mmap(file.fileno(), 0, access=ACCESS_READ) if size else b"")
         except (FileNotFoundError, NotADirectoryError):
             return None
 
@@ -166,6 +179,11 @@ class Objects:
             return (self.path / key).read_bytes()
         except FileNotFoundError:
             return None
+
+    def view(self, key: str) -> memoryview | None:
+        """The content of an object, or None."""
+        content = self.read(key)
+        return None if content is None else memoryview(content)
 
     def write(self, key: str, *pieces: bytes | memoryview) -> None:
         """Put an object: the store shows the old one or the whole new one."""
