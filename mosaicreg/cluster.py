@@ -15,7 +15,15 @@ from typing import Any
 
 from mosaicreg.errors import StoppedError
 from mosaicreg.machine import cores_of_process, memory_of_process, peak_memory_of
-from mosaicreg.processes import Call, Finished, Workers, current_workers, hindrance
+from mosaicreg.processes import (
+    Call,
+    Finished,
+    ForkedPool,
+    Later,
+    Workers,
+    current_workers,
+    hindrance,
+)
 
 Progress = Callable[[str, int, int], None]
 """Called with (stage, done, total) as work goes on."""
@@ -81,6 +89,23 @@ def run_tasks(
     else:
         _run_here(tasks, finished, workers)
     return results
+
+
+def run_before(calls: list[Call], stage: str) -> list[Later]:
+    """Have tasks done by the workers in effect: at once, or before those of the next `run_tasks`.
+
+    Forked processes need not wait for the last of a few short ones then.
+    """
+    workers = current_workers()
+    if isinstance(workers, ForkedPool):
+        laters = [Later(call) for call in calls]
+        workers.first += laters
+        return laters
+    return [Later(Call(_itself, (result,))) for result in run_tasks(calls, stage)]
+
+
+def _itself(value: Any) -> Any:
+    return value
 
 
 def delayed_call(function: Callable[..., Any], *arguments: Any) -> Any:

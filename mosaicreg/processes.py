@@ -12,14 +12,17 @@ import pickle
 import signal
 import sys
 import threading
+import traceback
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain
 from multiprocessing import get_context
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from socket import SHUT_RDWR, socket
 from typing import Any, Protocol
 
 from mosaicreg.errors import StoppedError
@@ -27,8 +30,10 @@ from mosaicreg.machine import peak_memory_of
 
 DIE_WITH_PARENT = 1
 """PR_SET_PDEATHSIG of Linux' prctl."""
-HANDED_OUT = 0.005
-"""Seconds after which the first tasks have reached their processes."""
+AHEAD = 32 << 10
+"""Bytes of a task up to which it is sent to a process that is still busy: less than a line holds,
+so that neither side ever waits for the other to listen."""
+FORGOTTEN = None
 STOPS = frozenset({signal.SIGINT, signal.SIGTERM})
 
 Finished = Callable[[list[tuple[int, Any]]], None]
@@ -116,8 +121,10 @@ class Alone:
         return peak_memory_of()
 
 
-class ForkedPool(ProcessPoolExecutor):
+class ForkedPool:
     """Processes for tasks that bring along all they need. They end with this one, however it ends.
+
+    Each has a line of its own to this one, so none waits for another, nor for a thread in between.
 
     Args:
         count: how many; all are forked at once. Only where there is no `hindrance`.
@@ -130,65 +137,154 @@ class ForkedPool(ProcessPoolExecutor):
 
         self.count = count
         self.aside: list[Later] = []
-        super().__init__(
-            count, mp_context=get_context("fork"), initializer=_begin, initargs=(os.getpid(),)
-        )
+        """What this process does when it has handed out tasks."""
+        self.first: list[Later] = []
+        """Tasks that come before those of the next run."""
+        self._given: dict[Connection, deque[int | None]] = {}
+        """Numbers of the tasks that each has not answered yet; `FORGOTTEN` where nobody waits. No
+        line is left when one may have been cut off within an answer."""
+        self._processes: list[BaseProcess] = []
+        self._lines: list[Connection] = []
         with warnings.catch_warnings():
             # Threads of libraries that hold no lock (OpenBLAS) count, too.
             warnings.filterwarnings("ignore", "This process .* multi-threaded", DeprecationWarning)
             # A signal between two forks would leave those that are there waiting for ever.
             before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
             try:
-                self.submit(os.getpid)  # the first task is what forks all of them
+                for _ in range(count):
+                    self._fork()
             finally:
-                signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        self.pids = tuple(self._processes or ())
+                try:
+                    signal.pthread_sigmask(signal.SIG_SETMASK, before)
+                except BaseException:
+                    self.kill()
+                    raise
+
+    def _fork(self) -> None:
+        context = get_context("fork")
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_serve, args=(os.getpid(), theirs), daemon=True)
+        process.start()
+        theirs.close()
+        self._processes.append(process)
+        self._lines.append(ours)
+        self._given[ours] = deque()
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """Of all processes."""
+        return tuple(process.pid or 0 for process in self._processes)
+
+    def __enter__(self) -> ForkedPool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Wait for the tasks at work; no other is begun."""
+        for line in self._lines:
+            # Others that were forked since hold our end, too: to close it would not end the line.
+            with suppress(OSError), socket(fileno=os.dup(line.fileno())) as end:
+                end.shutdown(SHUT_RDWR)
+            line.close()
+        for process in self._processes:
+            process.join()
+
+    def kill(self) -> None:
+        """Wait for nothing."""
+        for process in self._processes:
+            process.kill()
+
+    def prepare(self, call: Call) -> None:
+        """Have each process do something before its tasks; nobody is told how it ends."""
+        for line, given in self._given.items():
+            given.append(FORGOTTEN)
+            line.send_bytes(pickle.dumps(call))
 
     def run(self, calls: Iterable[Call], finished: Finished) -> None:
-        """As many as there are processes are handed out: to stop waits for no more than those.
+        """Each process is given one task, and one more to begin when that is done.
+
+        The last ones wait here for whoever is idle first.
 
         Raises:
-            StoppedError: where a process is lost.
+            StoppedError: where a process is lost, or an earlier run was interrupted.
         """
         import cloudpickle
 
-        waiting = iter(enumerate(calls))
-        running: dict[Future[Any], int] = {}
+        if not self._given:
+            raise StoppedError("these worker processes were interrupted before; begin anew")
+        first, self.first = self.first, []
+        numbered = (
+            (number, cloudpickle.dumps(call))
+            for number, call in enumerate(chain(first, calls), -len(first))
+        )
+        waiting: deque[tuple[int, bytes]] = deque()
+        held = self.count
 
-        def start(count: int) -> None:
-            for number, call in islice(waiting, count):
-                running[self.submit(_compute, cloudpickle.dumps(call))] = number
+        def give(line: Connection, most: int) -> None:
+            nonlocal held
+            given = self._given[line]
+            while len(given) < most:
+                while len(waiting) <= held and (task := next(numbered, None)) is not None:
+                    waiting.append(task)
+                    held = 0 if len(task[1]) > AHEAD else held
+                ahead = len(waiting) > self.count and len(waiting[0][1]) <= AHEAD
+                if not waiting or (given and not ahead):
+                    return
+                number, content = waiting.popleft()
+                given.append(number)
+                with _loss_told():
+                    line.send_bytes(content)
 
-        with self.loss_told():
-            start(self.count)
-            if self.aside:
-                wait(running, HANDED_OUT)  # else this thread would hold up those that hand out
-                while self.aside:
-                    self.aside.pop(0).result()
-            while running:
-                ready = wait(running, None, FIRST_COMPLETED)[0]
-                failed = [f for f in ready if f.exception() is not None]
-                found = [(running.pop(f), f.result()) for f in ready if f not in failed]
-                if failed:
-                    finished(found)  # what is done is kept
-                    failed[0].result()
-                start(len(found))
-                finished(found)
+        try:
+            for most in (1, 2):
+                for line in self._given:
+                    give(line, most)
+            while self.aside:
+                self.aside.pop(0).result()
+            while waiting or any(
+                n is not FORGOTTEN for given in self._given.values() for n in given
+            ):
+                found, failed = [], None
+                ready = wait([line for line, given in self._given.items() if given])
+                for line in (line for line in self._given if line in ready):
+                    with _loss_told():
+                        result, error, where = pickle.loads(line.recv_bytes())  # noqa: S301
+                    number = self._given[line].popleft()
+                    if number is FORGOTTEN:
+                        error = None
+                    elif error is not None:
+                        failed = error, where
+                    elif number < 0:
+                        first[number].settle(result)
+                    else:
+                        found.append((number, result))
+                    if error is None:
+                        give(line, 2)
+                if found:  # beside one that failed, too
+                    finished(found)
+                if failed is not None:
+                    raise failed[0] from failed[1]
+        except Exception:
+            self._given = {line: deque([FORGOTTEN] * len(g)) for line, g in self._given.items()}
+            raise
+        except BaseException:
+            self._given = {}
+            raise
 
     def peak_memory(self) -> int:
         """Of the largest process."""
         return max(peak_memory_of(pid) for pid in self.pids)
 
-    @contextmanager
-    def loss_told(self) -> Iterator[None]:
-        """Turn the end of a process into a `StoppedError`."""
-        try:
-            yield
-        except BrokenProcessPool:
-            raise StoppedError(
-                "a worker process was killed, most often because memory ran out; fewer workers "
-                "(--workers) need less, and with --memory-limit one that grows is started anew"
-            ) from None
+
+@contextmanager
+def _loss_told() -> Iterator[None]:
+    """Turn the end of a process into a `StoppedError`."""
+    try:
+        yield
+    except (EOFError, ConnectionError):
+        raise StoppedError(
+            "a worker process was killed, most often because memory ran out; fewer workers "
+            "(--workers) need less, and with --memory-limit one that grows is started anew"
+        ) from None
 
 
 class Later:
@@ -198,11 +294,17 @@ class Later:
         self._call: Call | None = call
         self._result: Any = None
 
+    def __call__(self) -> Any:
+        """Make the call."""
+        return self._call() if self._call is not None else self._result
+
+    def settle(self, result: Any) -> None:
+        """The result is known."""
+        self._call, self._result = None, result
+
     def result(self) -> Any:
         """Of the call, which is made once."""
-        if self._call is not None:
-            self._result = self._call()
-            self._call = None
+        self.settle(self())
         return self._result
 
 
@@ -219,8 +321,8 @@ def meanwhile(function: Callable[..., Any], *arguments: Any) -> Later:
     return later
 
 
-def _begin(parent: int) -> None:
-    """In a new worker."""
+def _serve(parent: int, line: Connection) -> None:
+    """Do tasks, one after the other, until the line ends."""
     # Ctrl-C reaches all processes of a terminal; the first one decides, and waits for tasks.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -231,16 +333,20 @@ def _begin(parent: int) -> None:
     from threadpoolctl import threadpool_limits
 
     threadpool_limits(limits=1, user_api="blas")
+    with suppress(EOFError, ConnectionError):
+        while True:
+            line.send_bytes(_answer(line.recv_bytes()))
 
 
-def _compute(task: bytes) -> Any:
+def _answer(task: bytes) -> bytes:
+    """Pickled: the result of a pickled `Call`, None, None; or None, the error, where it arose."""
     try:
-        return pickle.loads(task)()  # noqa: S301  # our own
+        return pickle.dumps((pickle.loads(task)(), None, None))  # noqa: S301  # our own
     except Exception as error:
-        if _can_be_sent(error):
-            raise
-        words = f"{type(error).__name__}: {error}"
-    raise RuntimeError(words)  # out here it has no context, which would be sent along
+        where = RuntimeError(f"in a worker process:\n{traceback.format_exc()}")
+        if not _can_be_sent(error):
+            error = RuntimeError(f"{type(error).__name__}: {error}")
+        return pickle.dumps((None, error, where))
 
 
 def _can_be_sent(error: Exception) -> bool:

@@ -16,11 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mosaicreg.chunks import compress, decompress
-from mosaicreg.cluster import delayed_call, run_tasks
+from mosaicreg.cluster import run_before
 from mosaicreg.geometry import Box, IntArray, TileGrid
 from mosaicreg.mosaic import Mosaic
 from mosaicreg.omezarr import Pyramid
 from mosaicreg.pairs import MEASURED, TURN
+from mosaicreg.processes import Call, Later
 from mosaicreg.recipe import BlockPlan, Recipe, render_plan
 from mosaicreg.registration import (
     NULL_PAIRS,
@@ -107,8 +108,10 @@ def predict(
     lead: Lead = (),
     max_shift: float | None = None,
     model: Model = "translation",
-) -> Seconds:
+) -> Later:
     """CPU seconds of each stage of a job, from a sample that is done where tasks are done.
+
+    The result is a `Seconds`, known as soon as anything else has been done there.
 
     Args:
         mosaic, recipe, pyramid, pairs, max_shift: as for `mosaicreg.planning.plan_job`.
@@ -128,12 +131,17 @@ def predict(
     small = recipe.with_blocks((min(SIDE, pyramid.shard[0]), min(SIDE, pyramid.shard[1])))
     middle = tuple(n // 2 for n in small.numblocks)
     middle = tuple(min(k, max(0, n - 2)) for k, n in zip(middle, small.numblocks, strict=True))
-    tasks = [delayed_call(sample_block, small.plan(middle), pyramid.chunk)]
+    tasks = [Call(sample_block, (small.plan(middle), pyramid.chunk))]
     if samples:
-        tasks.append(delayed_call(sample_pairs, samples, window, names))
-    rates, *more = run_tasks(tasks, "sample")
-    rates = replace(rates, **more[0]) if more else rates
-    return multiplied(rates, mosaic, recipe.with_blocks(pyramid.shard), pyramid, pairs, batches)
+        tasks.append(Call(sample_pairs, (samples, window, names)))
+    parts = run_before(tasks, "sample")
+
+    def predicted() -> Seconds:
+        rates, *more = (part.result() for part in parts)
+        rates = replace(rates, **more[0]) if more else rates
+        return multiplied(rates, mosaic, recipe.with_blocks(pyramid.shard), pyramid, pairs, batches)
+
+    return Later(Call(predicted, ()))
 
 
 def sample_pairs(batches: list[Batch], window: int, names: tuple[str, ...]) -> Mapping[str, float]:
@@ -203,7 +211,7 @@ def multiplied(
     stages: dict[str, Mapping[str, float]] = {}
     area = float(mosaic.shapes.prod(axis=1, dtype=np.float64).sum())
     if batches:
-        read = sum(len(np.unique(pairs[rows])) for rows in batches)
+        read = sum(len({*pairs[rows].ravel().tolist()}) for rows in batches)
         compared = len(pairs) + min(NULL_PAIRS, len(pairs))
         stages["register"] = {"reading": read * rates.tile, "comparing": compared * rates.pair}
     planes = int(np.prod(pyramid.shape[:-2]))

@@ -19,7 +19,7 @@ import pytest
 from mosaicreg import processes
 from mosaicreg.imagefile import read_header
 from mosaicreg.journal import LOG
-from mosaicreg.processes import hindrance
+from mosaicreg.processes import Call, ForkedPool, hindrance
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux forks safely")
 
@@ -64,7 +64,10 @@ def undisturbed(tiles, tmp_path_factory) -> dict[str, bytes]:
 
 @contextmanager
 def at_work(tiles: Path, output: Path) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
-    """A job of two processes that is under way, in a process group of its own; its workers."""
+    """A job of two workers that is under way, in a process group of its own; its processes.
+
+    These are the one that will solve, and the two workers.
+    """
     command = ("-m", "mosaicreg", "stitch", str(tiles), "-o", str(output), "--workers", "2")
     child = subprocess.Popen(
         [sys.executable, *command, *OPTIONS],
@@ -73,9 +76,9 @@ def at_work(tiles: Path, output: Path) -> Iterator[tuple[subprocess.Popen[str], 
     try:
         log = output / LOG
         wait_for(lambda: log.is_dir() and len(list(log.iterdir())) >= BEGUN, child)
-        workers = children(child.pid)
-        assert len(workers) == 2
-        yield child, workers
+        processes = children(child.pid)
+        assert len(processes) == 3
+        yield child, processes
     finally:
         child.kill()
         child.communicate()
@@ -107,9 +110,8 @@ def state(pid: int) -> str:
 
 def python(code: str) -> subprocess.CompletedProcess[str]:
     """Code in a process of its own, where nothing else runs."""
-    return subprocess.run(
-        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, "-W", "error", "-c", code]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
 
 
 # --- results -------------------------------------------------------------------------------------
@@ -259,6 +261,237 @@ with computing(workers=2):
 with computing(workers=1):
     meanwhile(note, "c")
     assert done == ["a", "b", "c"]
+"""
+    done = python(code)
+    assert done.returncode == 0, done.stderr
+
+
+def test_large_tasks_and_results_never_wait_for_each_other() -> None:
+    """A line holds some 200 kB: both sides would wait if both sent more at a time."""
+    code = """
+import numpy as np
+from mosaicreg.cluster import delayed_call, run_tasks
+from mosaicreg.clusters import computing
+sizes = [1, 3_000_000, 10, 40_000, 2_000_000, 5, 31_000, 2_000_000, 2_000_000, 1]
+def doubled(values):
+    return np.concatenate([values, values])
+with computing(workers=2):
+    for calls in (sizes, sizes[::-1], sorted(sizes), [3_000_000] * 8):
+        images = [np.full(n, k, np.uint8) for k, n in enumerate(calls)]
+        found = run_tasks([delayed_call(doubled, image) for image in images], "work")
+        for k, (n, values) in enumerate(zip(calls, found, strict=True)):
+            assert values.shape == (2 * n,) and (values == k).all()
+"""
+    done = python(code)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+@pytest.mark.parametrize("calls", [0, 1, 2, 3, 4, 5, 9, 40])
+def test_every_call_is_made_once_and_told_once(count: int, calls: int) -> None:
+    told: list[tuple[int, int]] = []
+    with ForkedPool(count) as pool:
+        for _ in range(2):
+            pool.run((Call(pow, (k, 2)) for k in range(calls)), told.extend)
+            assert sorted(told) == [(k, k * k) for k in range(calls)]
+            told.clear()
+
+
+def test_the_last_calls_go_to_whoever_is_idle_first() -> None:
+    """None waits behind a long one while another process has nothing to do."""
+    code = """
+import os, time
+from mosaicreg.cluster import delayed_call, run_tasks
+from mosaicreg.clusters import computing
+def work(seconds):
+    time.sleep(seconds)
+    return os.getpid()
+with computing(workers=2):
+    for times in ([0.5, 0, 0, 0], [0, 0, 0, 0.5, 0, 0]):
+        pids = run_tasks([delayed_call(work, seconds) for seconds in times], "work")
+        long = times.index(0.5)
+        assert pids[long] not in pids[long + 1:], (pids, times)
+"""
+    done = python(code)
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_is_done_first_is_done_by_workers_before_the_next_tasks() -> None:
+    code = """
+import os, time
+from mosaicreg.cluster import delayed_call, run_before, run_tasks
+from mosaicreg.clusters import computing
+from mosaicreg.processes import Call
+def when(*_):
+    return os.getpid(), time.monotonic()
+def fail():
+    raise ValueError("odd")
+with computing(workers=2):
+    first = run_before([Call(when, ()), Call(when, ())], "sample")
+    told = run_tasks([delayed_call(when, k) for k in range(6)], "work")
+    assert len(told) == 6
+    assert os.getpid() not in {p.result()[0] for p in first}
+    assert min(p.result()[1] for p in first) < min(moment for _, moment in told)
+    early, = run_before([Call(when, ())], "sample")
+    assert early.result()[0] == os.getpid()  # asked for before any worker came to it
+    assert early.result() == early.result()
+    assert run_tasks([delayed_call(abs, -1)], "work") == [1]
+    assert early.result()[0] == os.getpid()
+    failing, = run_before([Call(fail, ())], "sample")
+    try:
+        run_tasks([delayed_call(abs, -1)], "work")
+    except ValueError as error:
+        assert str(error) == "odd" and "in a worker process" in str(error.__cause__)
+    else:
+        raise AssertionError
+    assert run_tasks([delayed_call(abs, -1)], "work") == [1]
+with computing(workers=1):
+    done, = run_before([Call(when, ())], "sample")
+    before = time.monotonic()
+    assert done.result()[0] == os.getpid() and done.result()[1] < before
+"""
+    done = python(code)
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_a_broken_off_run_still_answers_is_nobody_elses() -> None:
+    code = """
+import time
+from mosaicreg.cluster import delayed_call, run_tasks
+from mosaicreg.clusters import computing
+def work(k):
+    if k == 0:
+        raise ValueError
+    time.sleep(0.3)
+    return k
+def refuse(found):
+    raise OSError("full")
+with computing(workers=3):
+    for first, done, error in ((0, None, ValueError), (1, refuse, OSError)):
+        try:
+            run_tasks([delayed_call(work, k) for k in range(first, 9)], "work", done=done)
+        except error:
+            pass
+        else:
+            raise AssertionError
+        assert run_tasks([delayed_call(abs, -k) for k in range(30)], "work") == [*range(30)]
+"""
+    done = python(code)
+    assert done.returncode == 0, done.stderr
+
+
+def test_an_interrupted_run_ends_the_pool_not_the_next_one() -> None:
+    """An answer may have been cut off in the middle of its bytes."""
+    code = """
+import time
+from mosaicreg.cluster import delayed_call, run_tasks
+from mosaicreg.clusters import computing
+from mosaicreg.errors import StoppedError
+def stop(found):
+    raise KeyboardInterrupt
+with computing(workers=2):
+    try:
+        run_tasks([delayed_call(abs, -k) for k in range(9)], "work", done=stop)
+    except KeyboardInterrupt:
+        pass
+    try:
+        run_tasks([delayed_call(abs, -1)], "work")
+    except StoppedError as error:
+        assert "interrupted before" in str(error)
+    else:
+        raise AssertionError
+with computing(workers=2):
+    assert run_tasks([delayed_call(abs, -1)], "work") == [1]
+"""
+    done = python(code)
+    assert done.returncode == 0, done.stderr
+
+
+def test_pools_may_end_in_the_order_they_began() -> None:
+    """The later one's processes hold the earlier one's lines, too."""
+    code = """
+from mosaicreg.processes import Call, ForkedPool
+first, second = ForkedPool(2), ForkedPool(2)
+for pool in (first, second):
+    told = []
+    pool.run([Call(abs, (-1,))] * 5, told.extend)
+    assert sorted(told) == [(k, 1) for k in range(5)]
+first.__exit__()
+assert not any(p.is_alive() for p in first._processes)
+second.__exit__()
+assert not any(p.is_alive() for p in second._processes)
+"""
+    done = python(code)
+    assert done.returncode == 0, done.stderr
+
+
+# --- solving in a process of its own -------------------------------------------------------------
+
+
+def test_a_process_of_its_own_solves_the_same(tiles) -> None:
+    """With several workers; its libraries are loaded there, not here."""
+    code = f"""
+import sys
+import numpy as np
+from mosaicreg.cli.running import solving
+with solving({{"workers": 2}}) as solve, solving({{"workers": 1}}) as plainly:
+    from mosaicreg import InputError, open_mosaic, register, stage_layout
+    mosaic = open_mosaic({str(tiles)!r}, overlap=0.1)
+    pairs = register(mosaic)
+    assert "scipy.sparse" not in sys.modules
+    found = solve(mosaic, pairs, None, None)
+    assert "scipy.sparse" not in sys.modules
+    expected = plainly(mosaic, pairs, None, None)
+    assert "scipy.sparse" in sys.modules
+    assert np.array_equal(found.positions, expected.positions)
+    assert repr(found) == repr(expected)
+"""
+    done = python(code)
+    assert done.returncode == 0, done.stderr
+
+
+def test_without_a_use_for_it_there_is_none() -> None:
+    code = """
+import threading
+from multiprocessing import active_children
+from mosaicreg.cli.running import solving
+for options in ({"workers": 1}, {"workers": 2, "no_register": True}):
+    with solving(options):
+        assert not active_children()
+with solving({"workers": 2}):
+    assert len(active_children()) == 1
+assert not active_children()  # though it was still loading
+end = threading.Event()
+threading.Thread(target=end.wait).start()
+with solving({"workers": 2}):
+    assert not active_children()
+end.set()
+"""
+    done = python(code)
+    assert done.returncode == 0, done.stderr
+
+
+def test_its_errors_are_told_and_its_end_is() -> None:
+    code = """
+import os, signal
+from multiprocessing import active_children
+from mosaicreg.cli.running import solving
+from mosaicreg.errors import StoppedError
+with solving({"workers": 2}) as solve:
+    try:
+        solve(None, None, None, None)
+    except TypeError as error:
+        assert "in a worker process" in str(error.__cause__)
+    else:
+        raise AssertionError
+with solving({"workers": 2}) as solve:
+    os.kill(active_children()[0].pid, signal.SIGKILL)
+    try:
+        solve(None, None, None, None)
+    except StoppedError as error:
+        assert str(error).startswith("a worker process was killed, most often because memory ran")
+    else:
+        raise AssertionError
 """
     done = python(code)
     assert done.returncode == 0, done.stderr
@@ -431,13 +664,16 @@ from multiprocessing import active_children
 from mosaicreg.processes import ForkedPool
 forked = []
 class Interrupted(ForkedPool):
-    def _spawn_process(self):
-        super()._spawn_process()
+    def _fork(self):
+        super()._fork()
         forked.append(os.kill(os.getpid(), signal.SIGINT))
 try:
     Interrupted(3)
 except KeyboardInterrupt:
     assert len(forked) == 3  # not before all were there
+    for child in active_children():
+        child.join(10)
+    assert not active_children()
 else:
     raise AssertionError
 """
@@ -449,11 +685,11 @@ else:
 def test_stopped_as_a_terminal_stops_it(sent, code, tiles, undisturbed, tmp_path) -> None:
     """The signal reaches the workers, too."""
     path = tmp_path / "out.ome.zarr"
-    with at_work(tiles, path) as (child, workers):
+    with at_work(tiles, path) as (child, processes):
         os.killpg(child.pid, sent)
         _, said = child.communicate(timeout=60)
         assert child.returncode == code
-        assert gone(workers)
+        assert gone(processes)
     assert said.endswith("What is finished is kept; run the same command again to go on.\n")
     assert "Traceback" not in said
     again = stitch(tiles, path)
@@ -463,20 +699,20 @@ def test_stopped_as_a_terminal_stops_it(sent, code, tiles, undisturbed, tmp_path
 
 def test_workers_end_with_a_process_that_is_killed(tiles, undisturbed, tmp_path) -> None:
     path = tmp_path / "out.ome.zarr"
-    with at_work(tiles, path) as (child, workers):
+    with at_work(tiles, path) as (child, processes):
         child.kill()
-        wait_for(lambda: gone(workers))
+        wait_for(lambda: gone(processes))
     assert stitch(tiles, path).returncode == 0
     assert pixels(path) == undisturbed
 
 
 def test_a_killed_worker_stops_the_job_which_says_what_to_do(tiles, undisturbed, tmp_path) -> None:
     path = tmp_path / "out.ome.zarr"
-    with at_work(tiles, path) as (child, workers):
-        os.kill(workers[0], signal.SIGKILL)
+    with at_work(tiles, path) as (child, processes):
+        os.kill(processes[-1], signal.SIGKILL)
         _, said = child.communicate(timeout=60)
         assert child.returncode == 4
-        assert gone(workers)
+        assert gone(processes)
     assert "mosaicreg: a worker process was killed, most often because memory ran out" in said
     assert "--workers" in said
     assert "--memory-limit" in said

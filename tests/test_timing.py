@@ -77,7 +77,7 @@ def test_a_job_takes_about_as_long_as_predicted(version, tmp_path) -> None:
     image = assemble(mosaic, stage_layout(mosaic), block=1024)
     cut = {"chunk": (256, 256), "shard": (1024, 1024)}
     plan = Pyramid.plan(image.shape, image.dtype, "yx", version=version, **cut)
-    due = predict(mosaic, recipe_of(image), plan, mosaic.neighbours())
+    due = predict(mosaic, recipe_of(image), plan, mosaic.neighbours()).result()
     with dask.config.set(scheduler="synchronous"):
         moments = [time.process_time()]
         register(mosaic)

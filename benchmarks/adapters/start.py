@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from importlib import import_module
 
+from mosaicreg.fourier import transforms
+
 for name in (
     "mosaicreg.cli.stitching",
     "mosaicreg.cli.running",
@@ -21,3 +23,4 @@ for name in (
     "cloudpickle",
 ):
     import_module(name)
+transforms()

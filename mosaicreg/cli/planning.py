@@ -50,7 +50,7 @@ def plan(input: AnyPath, as_json: bool, **options: Any) -> None:
         mosaic = open_tiles(input, options)
         check_output(Path("-"), options, mosaic)
         room = worker_room(options["workers"], options["memory_limit"])
-        job = planned(mosaic, stage_layout(mosaic), "", options, room)
+        job = planned(mosaic, stage_layout(mosaic), "", options, room)[1].result()
         click.echo(json.dumps(job.facts(), indent=1) if as_json else job)
         if as_json and not job.fits:
             sys.exit(BAD_INPUT)

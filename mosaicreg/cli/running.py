@@ -7,7 +7,7 @@ import platform
 import shlex
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mosaicreg.mosaic import Mosaic
     from mosaicreg.objects import AnyPath
     from mosaicreg.planning import JobPlan
+    from mosaicreg.processes import Later
 
 
 NOT_THE_JOB = frozenset(
@@ -172,7 +173,12 @@ def job_keys(mosaic: Mosaic, options: dict[str, Any], layout: Layout | None = No
 
 
 def find_layout(
-    mosaic: Mosaic, options: dict[str, Any], progress: Any, journal: Journal, key: str
+    mosaic: Mosaic,
+    options: dict[str, Any],
+    solve: Callable[..., Layout],
+    progress: Any,
+    journal: Journal,
+    key: str,
 ) -> Layout:
     """The layout of the tiles, from the journal where it knows."""
     from mosaicreg.layout import keep_layout, kept_layout, stage_layout
@@ -182,7 +188,7 @@ def find_layout(
         if options["no_register"]:
             layout = stage_layout(mosaic)
         else:
-            layout = registered(mosaic, options, progress, journal)
+            layout = registered(mosaic, options, solve, progress, journal)
         keep_layout(journal, key, layout)
     return layout
 
@@ -212,18 +218,62 @@ def kept_beside(output: AnyPath) -> Iterator[Journal]:
         store.path.rmdir()
 
 
-def registered(
-    mosaic: Mosaic, options: dict[str, Any], progress: Any, journal: Journal | None = None
-) -> Layout:
-    """The layout of the tiles, measured and solved."""
-    from mosaicreg.constraints import read_constraints
-    from mosaicreg.layout import solve_layout
-    from mosaicreg.processes import meanwhile
-    from mosaicreg.registration import register
+@contextmanager
+def solving(options: dict[str, Any]) -> Iterator[Callable[..., Layout]]:
+    """`mosaicreg.layout.solve_layout`; on several cores, by a process of its own.
+
+    What solves takes a tenth of a second to load. There it does so while this process opens the
+    tiles, and other cores have nothing to do; later they would be kept from comparing.
+    """
+    from mosaicreg.machine import cores_of_process
+    from mosaicreg.processes import Call, ForkedPool, hindrance
+
+    needed = not options.get("no_register") and (options["workers"] or cores_of_process()) > 1
+    if not needed or hindrance():
+        yield _solved
+        return
+    import numpy  # noqa: F401  # shared
+
+    with ForkedPool(1) as solver:
+
+        def solved(*arguments: Any) -> Layout:
+            results: list[tuple[int, Layout]] = []
+            solver.run([Call(_solved, arguments)], results.extend)
+            solver.kill()  # its memory is free for what follows
+            return results[0][1]
+
+        solver.prepare(Call(_load_solver, ()))
+        try:
+            yield solved
+        finally:
+            solver.kill()
+
+
+def _load_solver() -> None:
+    from mosaicreg import layout  # noqa: F401
     from mosaicreg.solving import LIBRARIES as SOLVERS
 
     for library in SOLVERS:
-        meanwhile(import_module, library)
+        import_module(library)
+
+
+def _solved(*arguments: Any) -> Layout:
+    from mosaicreg.layout import solve_layout
+
+    return solve_layout(*arguments)
+
+
+def registered(
+    mosaic: Mosaic,
+    options: dict[str, Any],
+    solve: Callable[..., Layout],
+    progress: Any,
+    journal: Journal | None = None,
+) -> Layout:
+    """The layout of the tiles, measured and solved."""
+    from mosaicreg.constraints import read_constraints
+    from mosaicreg.registration import register
+
     path = options["constraints"]
     constraints = read_constraints(path, mosaic.names) if path else None
     pairs = register(
@@ -236,7 +286,7 @@ def registered(
         journal=journal,
     )
     progress("solve", 0, 1)
-    layout = solve_layout(mosaic, pairs, options["max_shift"], constraints)
+    layout = solve(mosaic, pairs, options["max_shift"], constraints)
     progress("solve", 1, 1)
     return layout
 
@@ -278,13 +328,17 @@ def check_layout_file(path: AnyPath, overwrite: bool = True, model: str = "trans
 
 def planned(
     mosaic: Mosaic, layout: Layout, output: str, options: dict[str, Any], room: tuple[int, int]
-) -> JobPlan:
-    """What the job will take of workers with so much room (bytes, threads)."""
+) -> tuple[JobPlan, Later]:
+    """What the job will take of workers with so much room (bytes, threads).
+
+    The second is the same plan with the time that it will take, for which a sample is done.
+    """
     from dataclasses import replace
 
     from mosaicreg.cluster import all_threads
     from mosaicreg.omezarr import Pyramid
     from mosaicreg.planning import plan_job
+    from mosaicreg.processes import Call, Later
     from mosaicreg.recipe import recipe_for
     from mosaicreg.registration import registration_lead
     from mosaicreg.timing import predict
@@ -309,14 +363,15 @@ def planned(
             "model": options["model"],
         }
     plan = plan_job(mosaic, recipe, pyramid, pairs, max_shift=shift, limit=room[0], threads=room[1])
+    plan = replace(plan, all_threads=all_threads(options["workers"]))
     if not plan.fits:
-        return plan  # nor would the sample
+        return plan, Later(Call(replace, (plan,)))  # nor would the sample
     seconds = predict(mosaic, recipe, pyramid, pairs, max_shift=shift, **how)
-    return replace(plan, seconds=seconds, all_threads=all_threads(options["workers"]))
+    return plan, Later(Call(lambda: replace(plan, seconds=seconds.result()), ()))
 
 
-def check_room(mosaic: Mosaic, layout: Layout, options: dict[str, Any]) -> JobPlan:
-    """The plan for the workers that are there.
+def check_room(mosaic: Mosaic, layout: Layout, options: dict[str, Any]) -> Later:
+    """The plan for the workers that are there, see `planned`.
 
     Raises:
         InputError: where a task does not fit into one.
@@ -324,9 +379,9 @@ def check_room(mosaic: Mosaic, layout: Layout, options: dict[str, Any]) -> JobPl
     from mosaicreg.cluster import worker_room
     from mosaicreg.planning import check_fits
 
-    plan = planned(mosaic, layout, "", options, worker_room(options["workers"]))
+    plan, timed = planned(mosaic, layout, "", options, worker_room(options["workers"]))
     check_fits(plan)
-    return plan
+    return timed
 
 
 def tell_memory(plan: JobPlan, output: AnyPath, options: dict[str, Any], progress: Any) -> None:

@@ -22,6 +22,7 @@ from mosaicreg.cli.running import (
     open_tiles,
     opening,
     registered,
+    solving,
     tell_memory,
     working,
 )
@@ -60,12 +61,12 @@ def stitch(input: AnyPath, output: AnyPath, **options: Any) -> None:
     INPUT is a folder or glob of images (TIFF, OME-TIFF, PNG, JPEG, .npy, zarr), or a position file
     that names them.
     """
-    from mosaicreg.archive import begin, open_journal
-    from mosaicreg.layout import kept_layout, stage_layout
-    from mosaicreg.layoutfile import save_layout
-    from mosaicreg.processes import meanwhile
+    with errors_for_people(), solving(options) as solve:
+        from mosaicreg.archive import begin, open_journal
+        from mosaicreg.layout import kept_layout, stage_layout
+        from mosaicreg.layoutfile import save_layout
+        from mosaicreg.processes import meanwhile
 
-    with errors_for_people():
         mosaic = open_tiles(input, options)
         check_output(output, options, mosaic)
         if options["layout_out"]:
@@ -83,12 +84,12 @@ def stitch(input: AnyPath, output: AnyPath, **options: Any) -> None:
                 plan = check_room(mosaic, stage_layout(mosaic), options)
                 begin(journal)
                 provenance = meanwhile(made_by, mosaic, options)
-                layout = find_layout(mosaic, options, progress, journal, layout_key)
+                layout = find_layout(mosaic, options, solve, progress, journal, layout_key)
                 facts = provenance.result()
                 if options["layout_out"]:
                     save_layout(options["layout_out"], mosaic, layout, facts)
                 assemble_archive(mosaic, layout, output, options, facts, progress, journal)
-                tell_memory(plan, output, options, progress)
+                tell_memory(plan.result(), output, options, progress)
             click.echo(f"Wrote {output}")
         else:
             if options["layout_out"]:
@@ -125,10 +126,10 @@ def register(input: AnyPath, output: AnyPath, **options: Any) -> None:
     What is compared is kept in a folder beside the layout, OUTPUT.partial, until the layout is
     written: stopped at any moment, the same command goes on.
     """
-    from mosaicreg.layoutfile import load_layout, save_layout
-    from mosaicreg.registration import checked_neighbours, registration_lead
+    with errors_for_people(), solving(options) as solve:
+        from mosaicreg.layoutfile import load_layout, save_layout
+        from mosaicreg.registration import checked_neighbours, registration_lead
 
-    with errors_for_people():
         check_layout_file(output, model=options["model"])
         mosaic = open_tiles(input, options)
         job = job_keys(mosaic, options)[0]
@@ -142,7 +143,7 @@ def register(input: AnyPath, output: AnyPath, **options: Any) -> None:
         registration_lead(mosaic, options["channel"], options["plane"])
         click.echo(mosaic)
         with working(options, mosaic) as progress, kept_beside(output) as journal:
-            layout = registered(mosaic, options, progress, journal)
+            layout = registered(mosaic, options, solve, progress, journal)
             save_layout(output, mosaic, layout, {**made_by(mosaic, options), "job": job})
         click.echo(f"Wrote {output}")
         finish(layout, options, mosaic)
@@ -182,7 +183,7 @@ def assemble(layout: AnyPath, output: AnyPath, **options: Any) -> None:
         with working(options, mosaic, output) as progress:
             plan = check_room(mosaic, placed, options)
             assemble_archive(mosaic, placed, output, options, facts, progress, journal)
-            tell_memory(plan, output, options, progress)
+            tell_memory(plan.result(), output, options, progress)
         click.echo(f"Wrote {output}")
 
 
