@@ -7,7 +7,7 @@ form of a shard in memory at once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator
 from functools import cache
 from typing import Any, Literal
 
@@ -63,16 +63,21 @@ def decompress(content: bytes | memoryview | None, out: NDArray[Any]) -> None:
         out.byteswap(inplace=True)
 
 
-def join(chunks: Mapping[Place, bytes], counts: tuple[int, int]) -> list[bytes]:
-    """The pieces of a shard of ``counts`` chunks: its chunks row by row, and their index."""
+def join(chunks: Iterable[tuple[Place, bytes]], counts: tuple[int, int]) -> Iterator[bytes]:
+    """The pieces of a shard of ``counts`` chunks: these in their order, then their index.
+
+    There are none where there is no chunk.
+    """
     index = np.full((*counts, 2), NOTHING, dtype="<u8")
-    places = sorted(chunks)
     start = 0
-    for place in places:
-        index[place] = start, len(chunks[place])
-        start += len(chunks[place])
-    table = index.tobytes()
-    return [*(chunks[place] for place in places), table, crc32c(table).to_bytes(4, "little")]
+    for place, content in chunks:
+        index[place] = start, len(content)
+        start += len(content)
+        yield content
+    if start:
+        table = index.tobytes()
+        yield table
+        yield crc32c(table).to_bytes(4, "little")
 
 
 def split(shard: bytes | memoryview, counts: tuple[int, int]) -> dict[Place, memoryview]:

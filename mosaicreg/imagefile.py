@@ -11,7 +11,7 @@ import io
 import os
 import struct
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -113,8 +113,13 @@ def native_block(path: AnyPath) -> tuple[int | None, int | None]:
     return int(height), int(width)
 
 
-def write_atomically(path: AnyPath, *pieces: bytes | memoryview) -> None:
-    """Write a file, piece by piece, so that it is either the old one or the complete new one."""
+Content = bytes | memoryview | Iterable[bytes | memoryview]
+"""Of a file: whole, or in pieces, which may be made as they are written."""
+
+
+def write_atomically(path: AnyPath, content: Content) -> None:
+    """Write a file so that it is either the old one or the complete new one."""
+    pieces = (content,) if isinstance(content, bytes | memoryview) else content
     if isinstance(path, ObjectPath):
         path.write_bytes(b"".join(pieces))
         return

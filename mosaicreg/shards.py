@@ -6,9 +6,9 @@ shard is one object. zarr v2 knows no shards: there it is a block of whole chunk
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import groupby, product
+from itertools import chain, groupby, product
 from typing import Any, NamedTuple
 from zlib import crc32
 
@@ -79,26 +79,38 @@ def write_shards(
                     parts[y // shape[0] + row, column] = content
         y += band.shape[-2]
     assert y == height, f"{y} rows are not a whole shard: it has {height}"
-    return [_put(store, level, array, at, parts) for at, parts in zip(places, made, strict=True)]
+    return [
+        _put(store, level, array, at, parts.items()) for at, parts in zip(places, made, strict=True)
+    ]
 
 
 def _put(
-    store: Store, level: int, array: Array, at: tuple[int, ...], parts: dict[chunks.Place, bytes]
+    store: Store,
+    level: int,
+    array: Array,
+    at: tuple[int, ...],
+    parts: Iterable[tuple[chunks.Place, bytes]],
 ) -> Receipt:
-    """Write what a shard has become, and remove what it no longer has."""
+    """Write what a shard becomes, as it does, and remove what it no longer has."""
     keys = shard_keys(array, at)
+    objects: list[Iterator[bytes]]
     if array.shards:
-        objects = [chunks.join(parts, _chunk_counts(array)) if parts else []]
+        objects = [chunks.join(parts, _chunk_counts(array))]
     else:
         inside = [part.stop - part.start for part in _inside(array, at)[-2:]]
         counts = [-(-n // c) for n, c in zip(inside, array.chunks[-2:], strict=True)]
-        objects = [[parts[k]] if k in parts else [] for k in product(*map(range, counts))]
+        known = dict(parts)
+        objects = [iter([known[k]] if k in known else []) for k in product(*map(range, counts))]
+    receipt = Receipt(0, 0)
     for key, pieces in zip(keys, objects, strict=True):
-        if pieces:
-            store.write(f"{level}/{key}", *pieces)
-        else:
+        first = next(pieces, None)
+        if first is None:
             store.remove(f"{level}/{key}")
-    return _receipt(piece for pieces in objects for piece in pieces)
+            continue
+        written = _Summed(chain([first], pieces), receipt)
+        store.write(f"{level}/{key}", written)
+        receipt = written.receipt
+    return receipt
 
 
 def shard_keys(array: Array, at: tuple[int, ...]) -> list[str]:
@@ -124,15 +136,23 @@ def check_shards(
     intact = []
     for at, receipt in zip(places, receipts, strict=True):
         found = (store.read(f"{level}/{key}") for key in shard_keys(array, at))
-        intact.append(_receipt(content for content in found if content is not None) == receipt)
+        read = _Summed((content for content in found if content is not None), Receipt(0, 0))
+        for _ in read:
+            pass
+        intact.append(read.receipt == receipt)
     return intact
 
 
-def _receipt(contents: Iterable[bytes | memoryview]) -> Receipt:
-    size = crc = 0
-    for content in contents:
-        size, crc = size + len(content), crc32(content, crc)
-    return Receipt(size, crc)
+class _Summed:
+    """Pieces that go by, and the receipt for these and for what came before."""
+
+    def __init__(self, pieces: Iterable[bytes], before: Receipt) -> None:
+        self.pieces, self.receipt = pieces, before
+
+    def __iter__(self) -> Iterator[bytes]:
+        for piece in self.pieces:
+            self.receipt = Receipt(self.receipt.size + len(piece), crc32(piece, self.receipt.crc))
+            yield piece
 
 
 def _inside(array: Array, at: tuple[int, ...]) -> tuple[slice, ...]:
@@ -160,18 +180,21 @@ def reduce_shard(
     down, across = TileGrid(box.shape, (rows, columns)).grid_shape
     places = [(first[0] + k, first[1] + n) for k, n in product(range(down), range(across))]
     held = _Held(store, level - 1, finer, plane)
-    parts: dict[chunks.Place, bytes] = {}
     # Those made from the same finer shards follow each other, so few of these are held at a time.
     groups = groupby(sorted(places, key=held.under), held.under)
-    with ThreadPoolExecutor(threads) as pool:  # starts none before it is asked to
+
+    def made(pool: ThreadPoolExecutor) -> Iterator[tuple[chunks.Place, bytes]]:
         each = map if threads == 1 else pool.map
         for shards_under, group in groups:
             held.only(shards_under)
             members = list(group)
             for (row, column), half in zip(members, each(held.halved, members), strict=True):
                 if half is not None:
-                    parts[row - first[0], column - first[1]] = half
-    return _put(store, level, coarser, (*plane, box.y0 // height, box.x0 // width), parts)
+                    yield (row - first[0], column - first[1]), half
+
+    with ThreadPoolExecutor(threads) as pool:  # starts none before it is asked to
+        at = (*plane, box.y0 // height, box.x0 // width)
+        return _put(store, level, coarser, at, made(pool))
 
 
 class _Held:

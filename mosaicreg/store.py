@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from mosaicreg.errors import StorageError
-from mosaicreg.imagefile import write_atomically
+from mosaicreg.imagefile import Content, write_atomically
 from mosaicreg.objects import ObjectPath, as_path
 
 
@@ -39,10 +39,14 @@ class Store(Protocol):
         """The content of an object, or None where there is none."""
 
     def view(self, key: str) -> memoryview | None:
-        """The same, where it need not be copied: for parts of large ones that are used at once."""
+        """The same, where it need not be copied: for parts of large ones that are used at once.
 
-    def write(self, key: str, *pieces: bytes | memoryview) -> None:
-        """Make or replace an object out of pieces; others see the old one or the whole new one.
+        Raises:
+            StorageError: where it is there but cannot be read.
+        """
+
+    def write(self, key: str, content: Content) -> None:
+        """Make or replace an object; others see the old one or the whole new one.
 
         Raises:
             StorageError: where it cannot be written (no space, no permission).
@@ -106,18 +110,21 @@ class Folder:
 
     def view(self, key: str) -> memoryview | None:
         """A file mapped into memory, or None. One replaced meanwhile is still seen as it was."""
+        path = self.path / key
         try:
-            with (self.path / key).open("rb") as file:
+            with path.open("rb") as file:
                 size = os.fstat(file.fileno()).st_size
                 return memoryview(mmap(file.fileno(), 0, access=ACCESS_READ) if size else b"")
         except (FileNotFoundError, NotADirectoryError):
             return None
+        except OSError as error:
+            raise StorageError(f"{path} cannot be read: {error.strerror or error}") from error
 
-    def write(self, key: str, *pieces: bytes | memoryview) -> None:
+    def write(self, key: str, content: Content) -> None:
         """Write beside, then rename: half a file never has the name of a whole one."""
         path = self.path / key
         try:
-            write_atomically(path, *pieces)
+            write_atomically(path, content)
         except OSError as error:
             raise StorageError(f"{path} cannot be written: {error.strerror or error}") from error
 
@@ -185,11 +192,11 @@ class Objects:
         content = self.read(key)
         return None if content is None else memoryview(content)
 
-    def write(self, key: str, *pieces: bytes | memoryview) -> None:
+    def write(self, key: str, content: Content) -> None:
         """Put an object: the store shows the old one or the whole new one."""
         path = self.path / key
         try:
-            path.write_bytes(b"".join(pieces))
+            write_atomically(path, content)
         except path.failures() as error:
             reason = str(error).partition("\n\nDebug source")[0]
             raise StorageError(f"{path} cannot be written: {reason}") from error

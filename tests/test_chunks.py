@@ -23,7 +23,8 @@ def pixels_of(dtype: str, shape: tuple[int, int] = (32, 72)) -> np.ndarray:
 def shard_of(pixels: np.ndarray) -> bytes:
     grid = TileGrid(pixels.shape, CHUNK)
     parts = {at: compress(pixels[grid.box(*at).slices], CHUNK) for at in np.ndindex(2, 3)}
-    return b"".join(join({at: part for at, part in parts.items() if part is not None}, (2, 3)))
+    known = [(at, part) for at, part in parts.items() if part is not None]
+    return b"".join(join(known, (2, 3)))
 
 
 def array_of(path, dtype: str, shape: tuple[int, int] = (32, 72)) -> zarr.Array:
