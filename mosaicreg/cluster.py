@@ -80,21 +80,24 @@ def run_tasks(
     client, workers = current_client(), current_workers()
     if client is not None:
         _run_on_client(client, tasks, finished)
-        return results
-    tasks = iter(tasks)
-    first = list(islice(tasks, 1))
-    tasks = chain(first, tasks)
-    if workers is not None and all(isinstance(task, Call) for task in first):
-        workers.run((_call(task) for task in tasks), finished)
     else:
-        _run_here(tasks, finished, workers)
+        tasks = iter(tasks)
+        first = list(islice(tasks, 1))
+        tasks = chain(first, tasks)
+        if workers is not None and all(isinstance(task, Call) for task in first):
+            workers.run((_call(task) for task in tasks), finished)
+        else:
+            _run_here(tasks, finished, workers)
+    if count != total:  # what is not done must never pass for done
+        raise RuntimeError(f"{stage}: {count} of {total} tasks have been told of")
     return results
 
 
 def run_before(calls: list[Call], stage: str) -> list[Later]:
-    """Have tasks done by the workers in effect: at once, or before those of the next `run_tasks`.
+    """Have a few short tasks done by the workers in effect.
 
-    Forked processes need not wait for the last of a few short ones then.
+    At once; but by forked processes before those of the next `run_tasks`, so that none of them
+    waits for the last one.
     """
     workers = current_workers()
     if isinstance(workers, ForkedPool):

@@ -19,14 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 COMPILED = "scipy.fft._pocketfft.pypocketfft"
-ROUTINES = ("r2c", "c2c", "c2r", "good_size")
 
 Transform = Callable[[NDArray[Any], int, int], NDArray[Any]]
 """(array, length, axis): padded with zeros or cut to the length along the axis, and transformed."""
 
 
 class Transforms(NamedTuple):
-    """Of float32 and complex64 arrays, in their own precision; one core each.
+    """Of float32 and complex64 arrays (or 64 and 128 bit), in their own precision; one core each.
 
     Args:
         rfft, fft, ifft, irfft: as the functions of `scipy.fft` of that name. The inverse ones may
@@ -103,10 +102,26 @@ def _compiled() -> Any | None:
             return None
         try:
             module = module_from_spec(found)
-            sys.modules[COMPILED] = module  # scipy.fft, if it is imported later, takes this one
             found.loader.exec_module(module)
         except ImportError:
-            sys.modules.pop(COMPILED, None)
             return None
+        sys.modules.setdefault(COMPILED, module)  # scipy.fft, if it is imported later, takes it
     module = sys.modules[COMPILED]
-    return module if all(hasattr(module, name) for name in ROUTINES) else None
+    return module if _is_as_known(module) else None
+
+
+def _is_as_known(compiled: Any) -> bool:
+    """Whether the routines are there, and take their arguments in the order that is known."""
+    values = np.array([1, 0, -2, 0], dtype=np.float32)
+    try:
+        ours = direct(compiled)
+        half = ours.rfft(values, 4, 0)
+        ways = (ours.irfft(half.copy(), 4, 0), ours.ifft(ours.fft(half, 4, 0), 3, 0))
+        return bool(
+            np.array_equal(half, [-1, 3, -1])
+            and np.array_equal(ways[0], values)
+            and np.allclose(ways[1], np.fft.ifft(np.fft.fft(half, 4)[:3]), rtol=0, atol=1e-5)
+            and ours.fast_length(7) == 8
+        )
+    except Exception:  # whatever a release to come may raise
+        return False

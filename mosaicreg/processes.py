@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain
-from multiprocessing import get_context
+from multiprocessing import current_process, get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from socket import SHUT_RDWR, socket
@@ -44,6 +44,8 @@ def hindrance() -> str:
     """Why this process must not be forked now; empty where it may."""
     if sys.platform != "linux":
         return "only Linux forks safely"
+    if current_process().daemon:
+        return "a worker process has no workers of its own"
     if "obstore" in sys.modules:
         return "connections to object stores cannot be shared"  # nor do its threads live on
     # zarr's own wait for work (files are read by those of its loop), and start anew in a fork.
@@ -141,29 +143,31 @@ class ForkedPool:
         self.first: list[Later] = []
         """Tasks that come before those of the next run."""
         self._given: dict[Connection, deque[int | None]] = {}
-        """Numbers of the tasks that each has not answered yet; `FORGOTTEN` where nobody waits. No
-        line is left when one may have been cut off within an answer."""
+        """Numbers of the tasks that each has not answered yet; `FORGOTTEN` where nobody waits. None
+        is left when one may have been cut off within an answer."""
         self._processes: list[BaseProcess] = []
         self._lines: list[Connection] = []
+        self._lock, self._in_use_by = threading.Lock(), 0
         with warnings.catch_warnings():
             # Threads of libraries that hold no lock (OpenBLAS) count, too.
             warnings.filterwarnings("ignore", "This process .* multi-threaded", DeprecationWarning)
             # A signal between two forks would leave those that are there waiting for ever.
             before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
             try:
-                for _ in range(count):
-                    self._fork()
-            finally:
                 try:
+                    for _ in range(count):
+                        self._fork()
+                finally:
                     signal.pthread_sigmask(signal.SIG_SETMASK, before)
-                except BaseException:
-                    self.kill()
-                    raise
+            except BaseException:
+                self.kill()
+                raise
 
     def _fork(self) -> None:
         context = get_context("fork")
         ours, theirs = context.Pipe()
-        process = context.Process(target=_serve, args=(os.getpid(), theirs), daemon=True)
+        unneeded = (*self._lines, ours)
+        process = context.Process(target=_serve, args=(os.getpid(), theirs, unneeded), daemon=True)
         process.start()
         theirs.close()
         self._processes.append(process)
@@ -197,16 +201,35 @@ class ForkedPool:
         """Have each process do something before its tasks; nobody is told how it ends."""
         for line, given in self._given.items():
             given.append(FORGOTTEN)
-            line.send_bytes(pickle.dumps(call))
+            with _loss_told():
+                line.send_bytes(pickle.dumps(call))
 
     def run(self, calls: Iterable[Call], finished: Finished) -> None:
         """Each process is given one task, and one more to begin when that is done.
 
-        The last ones wait here for whoever is idle first.
+        The last ones wait here for whoever is idle first. Another thread's run waits for this one;
+        one that is begun within another is done here.
 
         Raises:
             StoppedError: where a process is lost, or an earlier run was interrupted.
         """
+        if self._in_use_by == threading.get_ident():
+            Alone().run(calls, finished)
+            return
+        with self._lock:
+            self._in_use_by = threading.get_ident()
+            try:
+                self._run(calls, finished)
+            except Exception:
+                self._given = {line: deque([FORGOTTEN] * len(g)) for line, g in self._given.items()}
+                raise
+            except BaseException:
+                self._given = {}
+                raise
+            finally:
+                self._in_use_by = 0
+
+    def _run(self, calls: Iterable[Call], finished: Finished) -> None:
         import cloudpickle
 
         if not self._given:
@@ -219,55 +242,61 @@ class ForkedPool:
         waiting: deque[tuple[int, bytes]] = deque()
         held = self.count
 
-        def give(line: Connection, most: int) -> None:
+        def refill() -> bool:
             nonlocal held
+            while len(waiting) <= held and (task := next(numbered, None)) is not None:
+                waiting.append(task)
+                held = 0 if len(task[1]) > AHEAD else held
+            return bool(waiting)
+
+        def give(line: Connection, most: int) -> None:
             given = self._given[line]
-            while len(given) < most:
-                while len(waiting) <= held and (task := next(numbered, None)) is not None:
-                    waiting.append(task)
-                    held = 0 if len(task[1]) > AHEAD else held
+            while len(given) < most and refill():
                 ahead = len(waiting) > self.count and len(waiting[0][1]) <= AHEAD
-                if not waiting or (given and not ahead):
+                if given and not ahead:
                     return
                 number, content = waiting.popleft()
                 given.append(number)
                 with _loss_told():
                     line.send_bytes(content)
 
+        for most in (1, 2):
+            for line in self._given:
+                give(line, most)
+        while self.aside:
+            self.aside.pop(0).result()
+        while refill() or any(n is not FORGOTTEN for given in self._given.values() for n in given):
+            found, failed = [], None
+            ready = wait([line for line, given in self._given.items() if given])
+            for line in (line for line in self._given if line in ready):
+                answer = self._answer_of(line)
+                number = self._given[line].popleft()
+                if number is FORGOTTEN:
+                    give(line, 2)
+                    continue
+                try:
+                    result, error, where = pickle.loads(answer)  # noqa: S301  # our own
+                except Exception as unreadable:
+                    error, where = unreadable, None
+                if error is not None:
+                    failed = error, where
+                    continue
+                give(line, 2)
+                if number < 0:
+                    first[number].settle(result)
+                else:
+                    found.append((number, result))
+            if found:  # beside one that failed, too
+                finished(found)
+            if failed is not None:
+                raise failed[0] from failed[1]
+
+    def _answer_of(self, line: Connection) -> bytes:
         try:
-            for most in (1, 2):
-                for line in self._given:
-                    give(line, most)
-            while self.aside:
-                self.aside.pop(0).result()
-            while waiting or any(
-                n is not FORGOTTEN for given in self._given.values() for n in given
-            ):
-                found, failed = [], None
-                ready = wait([line for line, given in self._given.items() if given])
-                for line in (line for line in self._given if line in ready):
-                    with _loss_told():
-                        result, error, where = pickle.loads(line.recv_bytes())  # noqa: S301
-                    number = self._given[line].popleft()
-                    if number is FORGOTTEN:
-                        error = None
-                    elif error is not None:
-                        failed = error, where
-                    elif number < 0:
-                        first[number].settle(result)
-                    else:
-                        found.append((number, result))
-                    if error is None:
-                        give(line, 2)
-                if found:  # beside one that failed, too
-                    finished(found)
-                if failed is not None:
-                    raise failed[0] from failed[1]
+            with _loss_told():
+                return line.recv_bytes()
         except Exception:
-            self._given = {line: deque([FORGOTTEN] * len(g)) for line, g in self._given.items()}
-            raise
-        except BaseException:
-            self._given = {}
+            self._given = {}  # what is left of the answer would be taken for the next one
             raise
 
     def peak_memory(self) -> int:
@@ -277,10 +306,10 @@ class ForkedPool:
 
 @contextmanager
 def _loss_told() -> Iterator[None]:
-    """Turn the end of a process into a `StoppedError`."""
+    """Turn the end of a process, or of its answer, into a `StoppedError`."""
     try:
         yield
-    except (EOFError, ConnectionError):
+    except (EOFError, OSError):
         raise StoppedError(
             "a worker process was killed, most often because memory ran out; fewer workers "
             "(--workers) need less, and with --memory-limit one that grows is started anew"
@@ -321,7 +350,7 @@ def meanwhile(function: Callable[..., Any], *arguments: Any) -> Later:
     return later
 
 
-def _serve(parent: int, line: Connection) -> None:
+def _serve(parent: int, line: Connection, unneeded: Iterable[Connection]) -> None:
     """Do tasks, one after the other, until the line ends."""
     # Ctrl-C reaches all processes of a terminal; the first one decides, and waits for tasks.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -330,26 +359,33 @@ def _serve(parent: int, line: Connection) -> None:
     ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)  # it was gone before it could have been noticed
+    for other in unneeded:
+        other.close()
     from threadpoolctl import threadpool_limits
 
     threadpool_limits(limits=1, user_api="blas")
-    with suppress(EOFError, ConnectionError):
-        while True:
-            line.send_bytes(_answer(line.recv_bytes()))
+    while True:
+        try:
+            task = line.recv_bytes()
+        except (EOFError, OSError):
+            return
+        answer = _answer(task)
+        with suppress(OSError):  # nobody listens any more: nor is there another task
+            line.send_bytes(answer)
 
 
 def _answer(task: bytes) -> bytes:
     """Pickled: the result of a pickled `Call`, None, None; or None, the error, where it arose."""
     try:
         return pickle.dumps((pickle.loads(task)(), None, None))  # noqa: S301  # our own
-    except Exception as error:
+    except BaseException as error:  # SystemExit, too
         where = RuntimeError(f"in a worker process:\n{traceback.format_exc()}")
         if not _can_be_sent(error):
             error = RuntimeError(f"{type(error).__name__}: {error}")
         return pickle.dumps((None, error, where))
 
 
-def _can_be_sent(error: Exception) -> bool:
+def _can_be_sent(error: BaseException) -> bool:
     """Whether an error arrives as it is; one that does not would end the pool."""
     with suppress(Exception):
         copy = pickle.loads(pickle.dumps(error))  # noqa: S301  # our own

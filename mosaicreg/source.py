@@ -29,8 +29,11 @@ from mosaicreg.objects import AnyPath, ObjectPath, parents_of
 
 STAT_THREADS = 8
 """Looking at a file's size and time mostly waits on a network disk."""
-AT_ONCE = 1e-4
-"""Seconds for one look; where it takes less, threads cost more than they save."""
+AT_ONCE, SLACK = 1e-4, 5e-3
+"""Seconds for one look, and for all of them together beyond that: where they take less, threads
+cost more than they save."""
+LOOKS = 8
+"""Files that are looked at without a break: a stop waits for no more."""
 
 Lead = tuple[slice, ...]
 Names = NDArray[Any]
@@ -172,14 +175,15 @@ class FileSource:
                 reason = f"unreadable ({error.strerror or error})"
                 raise ImageError(f"{error.filename}: {reason}") from error
 
-        start = time.perf_counter()
-        found = stamps(self.paths[:STAT_THREADS])
-        rest = self.paths[STAT_THREADS:]
-        if time.perf_counter() - start < STAT_THREADS * AT_ONCE:
-            found += stamps(rest)
-        else:
-            with ThreadPoolExecutor(STAT_THREADS) as pool:
-                found += chain.from_iterable(pool.map(stamps, np.array_split(rest, STAT_THREADS)))
+        parts = [self.paths[k : k + LOOKS] for k in range(0, len(self), LOOKS)]
+        start, found, late = time.perf_counter(), list[int](), SLACK
+        for number, part in enumerate(parts):
+            found += stamps(part)
+            late += len(part) * AT_ONCE
+            if time.perf_counter() - start > late:
+                with ThreadPoolExecutor(STAT_THREADS) as pool:
+                    found += chain.from_iterable(pool.map(stamps, parts[number + 1 :]))
+                break
         return np.array(found, dtype=np.uint64)
 
     def _object_stamps(self, folder: ObjectPath) -> NDArray[np.uint64]:

@@ -39,7 +39,7 @@ class Store(Protocol):
         """The content of an object, or None where there is none."""
 
     def view(self, key: str) -> memoryview | None:
-        """The same, where it need not be copied: for parts of large ones that are used at once.
+        """The same, not copied where it need not be, for as long as the view is kept.
 
         Raises:
             StorageError: where it is there but cannot be read.
@@ -109,7 +109,7 @@ class Folder:
             return None
 
     def view(self, key: str) -> memoryview | None:
-        """A file mapped into memory, or None. One replaced meanwhile is still seen as it was."""
+        """A file mapped into memory, or None. One replaced here meanwhile is seen as it was."""
         path = self.path / key
         try:
             with path.open("rb") as file:

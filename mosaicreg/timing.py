@@ -111,7 +111,8 @@ def predict(
 ) -> Later:
     """CPU seconds of each stage of a job, from a sample that is done where tasks are done.
 
-    The result is a `Seconds`, known as soon as anything else has been done there.
+    The result is a `Seconds`. Forked processes do the sample before the next tasks they are given;
+    where it is asked for earlier, this process does.
 
     Args:
         mosaic, recipe, pyramid, pairs, max_shift: as for `mosaicreg.planning.plan_job`.

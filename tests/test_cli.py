@@ -84,15 +84,16 @@ def test_small_jobs_load_only_what_they_need(tiles, tmp_path) -> None:
         "pandas",
         "mosaicreg.report",
     }
-    layout, archives = tmp_path / "layout.json", (tmp_path / "a.ome.zarr", tmp_path / "b.ome.zarr")
+    layout, archives = tmp_path / "layout.json", [tmp_path / f"{k}.ome.zarr" for k in range(3)]
     loaded = set()
     for words in (
-        ("stitch", tiles, "-o", archives[0]),
-        ("register", tiles, "-o", layout),
-        ("assemble", layout, "-o", archives[1]),
-    ):
         # By one worker, all is loaded in one process.
-        command = [sys.executable, "-c", LOADED, *map(str, words), "--quiet", "--workers", "1"]
+        ("stitch", tiles, "-o", archives[0], "--workers", "1"),
+        ("stitch", tiles, "-o", archives[1]),
+        ("register", tiles, "-o", layout),
+        ("assemble", layout, "-o", archives[2]),
+    ):
+        command = [sys.executable, "-c", LOADED, *map(str, words), "--quiet"]
         found = subprocess.run(command, capture_output=True, text=True, check=True)
         modules = set(found.stderr.split())
         assert not heavy & modules, words

@@ -86,6 +86,7 @@ assert fft._pocketfft.basic.pfft is sys.modules[{COMPILED!r}]
 def test_a_scipy_without_them_is_used_as_it_is_documented(found_anew) -> None:
     values = np.ones((3, 4), np.float32)
     expected = transforms().rfft(values, 6, 1)
+    compiled = fourier._compiled()
 
     def missing(*_: object) -> None:
         return None
@@ -93,16 +94,56 @@ def test_a_scipy_without_them_is_used_as_it_is_documented(found_anew) -> None:
     def broken(*_: object) -> None:
         raise ImportError
 
-    for breakage in (
-        ("find_spec", missing),
-        ("PathFinder.find_spec", missing),
-        ("module_from_spec", broken),
-        ("ROUTINES", ("r2c", "of_a_release_to_come")),
+    class Renamed:
+        """Without the routines."""
+
+    class Turned:
+        """The length and the axes of one routine have changed places."""
+
+        r2c, c2c, good_size = (
+            staticmethod(getattr(compiled, name)) for name in ("r2c", "c2c", "good_size")
+        )
+
+        @staticmethod
+        def c2r(image, length, axes, *others):
+            return compiled.c2r(image, axes, length, *others)
+
+    for place, value in (
+        ("mosaicreg.fourier.find_spec", missing),
+        ("mosaicreg.fourier.PathFinder.find_spec", missing),
+        ("mosaicreg.fourier.module_from_spec", broken),
+        (COMPILED, Renamed()),
+        (COMPILED, Turned()),
     ):
         transforms.cache_clear()
         with found_anew.context() as patch:
-            patch.delitem(sys.modules, COMPILED, raising=False)
-            patch.setattr(f"mosaicreg.fourier.{breakage[0]}", breakage[1])
-            assert transforms().ifft.__module__ == "mosaicreg.fourier"
-            assert "public" in transforms().ifft.__qualname__, breakage
+            if place == COMPILED:
+                patch.setitem(sys.modules, COMPILED, value)
+            else:
+                patch.delitem(sys.modules, COMPILED, raising=False)
+                patch.setattr(place, value)
+            assert "public" in transforms().ifft.__qualname__, (place, value)
             np.testing.assert_array_equal(transforms().rfft(values, 6, 1), expected)
+
+
+def test_threads_may_ask_for_them_at_once() -> None:
+    code = """
+import sys, threading
+import numpy as np
+from mosaicreg.fourier import transforms
+sys.setswitchinterval(1e-6)
+values = np.ones((3, 4), np.float32)
+barrier, found = threading.Barrier(8), []
+def ask():
+    barrier.wait()
+    found.append(transforms().rfft(values, 4, 1))
+threads = [threading.Thread(target=ask) for _ in range(8)]
+[t.start() for t in threads]
+[t.join() for t in threads]
+assert len(found) == 8 and "scipy.fft" not in sys.modules
+"""
+    for _ in range(3):
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +12,12 @@ import pytest
 import tifffile
 import zarr
 
-from mosaicreg import InputError, open_mosaic
+from mosaicreg import InputError, open_mosaic, source
 from mosaicreg import opening as room
+from mosaicreg.errors import ImageError
 from mosaicreg.imagefile import write_png, write_tiff
+from mosaicreg.mosaic import as_names
+from mosaicreg.source import FileSource
 
 
 def image(value: int = 1, shape: tuple[int, ...] = (20, 30), dtype: str = "uint16") -> np.ndarray:
@@ -329,3 +334,65 @@ def test_a_file_changed_after_opening_is_noticed(tmp_path) -> None:
 
 def test_the_patterns_for_names_are_tried_in_order() -> None:
     assert all("(?P<row>" in p and "(?P<col>" in p for p in room.NAME_PATTERNS)
+
+
+# --- stamps --------------------------------------------------------------------------------------
+
+
+def many_files(folder: Path, count: int = 200) -> FileSource:
+    for k in range(count):
+        (folder / f"t{k}").write_bytes(b"x" * k)
+    names = as_names([f"t{k}" for k in range(count)])
+    return FileSource(folder, names, np.dtype("u2"), ())
+
+
+@pytest.mark.parametrize("quick", [0, 8, 100])
+def test_stamps_of_a_slow_disk_are_the_same_and_waited_for_together(
+    quick, tmp_path, monkeypatch
+) -> None:
+    """Also where it turns out to be slow late: the first ones were looked at not long ago."""
+    files = many_files(tmp_path)
+    assert files.select(np.arange(1)).stamps()[0] == files.stamps()[0]
+    told = files.stamps()
+    assert len(set(told.tolist())) == len(files)
+    look, looked = source._looks, []
+
+    def slowly(path: Path) -> object:
+        looked.append(threading.current_thread())
+        if len(looked) > quick:
+            time.sleep(0.002)
+        return look(path)
+
+    monkeypatch.setattr(source, "_looks", slowly)
+    np.testing.assert_array_equal(files.stamps(), told)
+    assert len(looked) == len(files)
+    here = looked.count(threading.main_thread())
+    assert quick <= here <= quick + 2 * source.LOOKS
+    assert len(set(looked)) > 2
+
+
+def test_a_slow_disk_delays_no_stop(tmp_path, monkeypatch) -> None:
+    files = many_files(tmp_path, 2000)
+    look, looked = source._looks, []
+
+    def slowly(path: Path) -> object:
+        looked.append(path)
+        time.sleep(0.002)
+        if path.name == "t30":
+            raise FileNotFoundError(2, "No such file or directory", str(path))
+        return look(path)
+
+    monkeypatch.setattr(source, "_looks", slowly)
+    with pytest.raises(ImageError, match=r"t30: unreadable \(No such file or directory\)"):
+        files.stamps()
+    assert len(looked) < 300
+
+
+def test_stamps_of_tiles_elsewhere(tmp_path) -> None:
+    """A name may be a whole path; then the folder is not looked into."""
+    files = many_files(tmp_path, 3)
+    whole = as_names([str(tmp_path / str(name)) for name in files.paths])
+    moved = FileSource(tmp_path / "none", whole, np.dtype("u2"), ())
+    before = moved.stamps()
+    (tmp_path / "t1").write_bytes(b"changed")
+    assert (moved.stamps() != before).tolist() == [False, True, False]

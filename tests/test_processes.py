@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 
 from mosaicreg import processes
 from mosaicreg.imagefile import read_header
@@ -367,9 +369,11 @@ def work(k):
 def refuse(found):
     raise OSError("full")
 with computing(workers=3):
-    for first, done, error in ((0, None, ValueError), (1, refuse, OSError)):
+    for first, end, done, error in (
+        (0, 9, None, ValueError), (1, 9, refuse, OSError), (1, 40, refuse, OSError),
+    ):
         try:
-            run_tasks([delayed_call(work, k) for k in range(first, 9)], "work", done=done)
+            run_tasks([delayed_call(work, k) for k in range(first, end)], "work", done=done)
         except error:
             pass
         else:
@@ -405,6 +409,124 @@ with computing(workers=2):
 """
     done = python(code)
     assert done.returncode == 0, done.stderr
+
+
+def test_threads_share_a_place_to_compute_and_a_run_may_begin_within_another() -> None:
+    code = """
+from concurrent.futures import ThreadPoolExecutor
+from mosaicreg.cluster import delayed_call, run_tasks
+from mosaicreg.clusters import computing
+def squares(count):
+    return run_tasks([delayed_call(pow, k, 2) for k in range(count)], "work")
+def tasks():
+    for k in range(5):
+        assert run_tasks([delayed_call(abs, -7)], "within") == [7]
+        yield delayed_call(pow, k, 2)
+told = []
+def done(found):
+    told.extend(found)
+    assert squares(3) == [0, 1, 4]
+with computing(workers=2):
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(squares, [40] * 12))
+    assert found == [[k * k for k in range(40)]] * 12
+    assert run_tasks(tasks(), "work", total=5) == [0, 1, 4, 9, 16]
+    assert run_tasks(tasks(), "work", total=5, done=done) == []
+    assert sorted(told) == [(k, k * k) for k in range(5)]
+"""
+    done = python(code)
+    assert done.returncode == 0, done.stderr
+
+
+def test_an_answer_that_is_cut_off_or_cannot_be_read_is_not_the_next_ones() -> None:
+    code = """
+import os, signal, threading, time
+import numpy as np
+from mosaicreg.cluster import delayed_call, run_tasks
+from mosaicreg.clusters import computing
+from mosaicreg.errors import StoppedError
+class Unreadable:
+    def __reduce__(self):
+        return int, ("no number",)
+with computing(workers=2):
+    for _ in range(3):
+        try:
+            run_tasks([delayed_call(Unreadable)] * 9, "work")
+        except ValueError as error:
+            assert "no number" in str(error)
+        else:
+            raise AssertionError
+        assert run_tasks([delayed_call(abs, -k) for k in range(9)], "work") == [*range(9)]
+def die_answering():
+    # The answer is longer than what a line holds, so it is cut off.
+    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGKILL)).start()
+    return np.zeros(64 << 20, np.uint8)
+def slowly(found):
+    time.sleep(1)
+with computing(workers=2):
+    try:
+        run_tasks([delayed_call(abs, -1), delayed_call(die_answering)], "work", done=slowly)
+    except StoppedError as error:
+        assert "a worker process was killed" in str(error)
+    else:
+        raise AssertionError
+"""
+    done = python(code)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+
+
+def test_a_task_that_ends_the_program_says_so() -> None:
+    code = """
+import sys
+from mosaicreg.cluster import delayed_call, run_tasks
+from mosaicreg.clusters import computing
+with computing(workers=2):
+    run_tasks([delayed_call(sys.exit, 7)], "work")
+"""
+    assert python(code).returncode == 7
+
+
+def test_a_pool_that_is_dropped_leaves_no_process() -> None:
+    code = """
+import gc, time
+from multiprocessing import active_children
+from mosaicreg.processes import Call, ForkedPool
+pool = ForkedPool(3)
+pool.run([Call(abs, (-1,))] * 9, lambda found: None)
+del pool
+gc.collect()
+end = time.monotonic() + 20
+while active_children():
+    assert time.monotonic() < end
+    time.sleep(0.01)
+"""
+    done = python(code)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_worker_of_others_has_no_workers_of_its_own(tiles, tmp_path) -> None:
+    """They may not be forked there: it is done on the spot."""
+    code = f"""
+from multiprocessing import get_context
+from mosaicreg.cli import main
+from mosaicreg.cluster import delayed_call, run_tasks
+from mosaicreg.clusters import computing
+def stitch(path):
+    words = ["stitch", {str(tiles)!r}, "-o", path, "--workers", "2", "--quiet"]
+    main(words, standalone_mode=False)
+def within():
+    with computing(workers=2) as place:
+        return place, run_tasks([delayed_call(abs, -1)], "work")
+with get_context("fork").Pool(1) as others:
+    others.map(stitch, [{str(tmp_path / "out.ome.zarr")!r}])
+with computing(workers=2):
+    (place, found), = run_tasks([delayed_call(within)], "work")
+assert found == [1] and "a worker process has no workers of its own" in place, place
+"""
+    done = python(code)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out.ome.zarr" / "zarr.json").is_file()
 
 
 def test_pools_may_end_in_the_order_they_began() -> None:
@@ -495,6 +617,31 @@ with solving({"workers": 2}) as solve:
 """
     done = python(code)
     assert done.returncode == 0, done.stderr
+
+
+def test_tiles_that_cannot_be_decoded_replace_no_archive(tiles, undisturbed, tmp_path) -> None:
+    """Headers alone do not tell; the sample does, before anything is touched."""
+    path, bad = tmp_path / "out.ome.zarr", tmp_path / "bad"
+    assert stitch(tiles, path).returncode == 0
+    before = {p: p.read_bytes() for p in path.rglob("*") if p.is_file()}
+    shutil.copytree(tiles, bad)
+    for tile in sorted(tiles.glob("*.tif")):
+        tifffile.imwrite(bad / tile.name, tifffile.imread(tile), compression="zlib")
+        with tifffile.TiffFile(bad / tile.name) as file:
+            (start, *_), (count, *_) = file.pages[0].dataoffsets, file.pages[0].databytecounts
+        content = bytearray((bad / tile.name).read_bytes())
+        content[start : start + count] = b"\xff" * count
+        (bad / tile.name).write_bytes(content)
+    command = [sys.executable, "-W", "error", "-m", "mosaicreg", "stitch", bad, "-o", path]
+    for more in ((), ("--no-register",)):
+        done = subprocess.run(
+            [*map(str, command), *OPTIONS, "--workers", "2", "--overwrite", *more],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 2, done.stderr
+        assert ".tif: unreadable" in done.stderr
+        assert {p: p.read_bytes() for p in path.rglob("*") if p.is_file()} == before
+    assert "is finished" in stitch(tiles, path).stdout
 
 
 # --- where a fork is not safe --------------------------------------------------------------------

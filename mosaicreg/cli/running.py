@@ -223,7 +223,7 @@ def solving(options: dict[str, Any]) -> Iterator[Callable[..., Layout]]:
     """`mosaicreg.layout.solve_layout`; on several cores, by a process of its own.
 
     What solves takes a tenth of a second to load. There it does so while this process opens the
-    tiles, and other cores have nothing to do; later they would be kept from comparing.
+    tiles and other cores have nothing to do; later, it would keep the workers from comparing.
     """
     from mosaicreg.machine import cores_of_process
     from mosaicreg.processes import Call, ForkedPool, hindrance
@@ -370,8 +370,10 @@ def planned(
     return plan, Later(Call(lambda: replace(plan, seconds=seconds.result()), ()))
 
 
-def check_room(mosaic: Mosaic, layout: Layout, options: dict[str, Any]) -> Later:
+def check_room(mosaic: Mosaic, layout: Layout, options: dict[str, Any], journal: Journal) -> Later:
     """The plan for the workers that are there, see `planned`.
+
+    Where the job replaces another archive, tiles that cannot be decoded are to be known first.
 
     Raises:
         InputError: where a task does not fit into one.
@@ -381,6 +383,8 @@ def check_room(mosaic: Mosaic, layout: Layout, options: dict[str, Any]) -> Later
 
     plan, timed = planned(mosaic, layout, "", options, worker_room(options["workers"]))
     check_fits(plan)
+    if not journal.is_same_job and journal.store.exists():
+        timed.result()
     return timed
 
 

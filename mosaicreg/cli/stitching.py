@@ -81,7 +81,7 @@ def stitch(input: AnyPath, output: AnyPath, **options: Any) -> None:
         layout = kept_layout(journal, layout_key, mosaic)
         if layout is None or not journal.is_finished or options["repair"]:
             with working(options, mosaic, output) as progress:
-                plan = check_room(mosaic, stage_layout(mosaic), options)
+                plan = check_room(mosaic, stage_layout(mosaic), options, journal)
                 begin(journal)
                 provenance = meanwhile(made_by, mosaic, options)
                 layout = find_layout(mosaic, options, solve, progress, journal, layout_key)
@@ -181,7 +181,7 @@ def assemble(layout: AnyPath, output: AnyPath, **options: Any) -> None:
             return
         facts = made_by(mosaic, options)
         with working(options, mosaic, output) as progress:
-            plan = check_room(mosaic, placed, options)
+            plan = check_room(mosaic, placed, options, journal)
             assemble_archive(mosaic, placed, output, options, facts, progress, journal)
             tell_memory(plan.result(), output, options, progress)
         click.echo(f"Wrote {output}")
