@@ -232,7 +232,7 @@ def solving(options: dict[str, Any]) -> Iterator[Callable[..., Layout]]:
     if not needed or hindrance():
         yield _solved
         return
-    import numpy  # noqa: F401  # shared
+    from mosaicreg import layout  # noqa: F401  # shared
 
     with ForkedPool(1) as solver:
 
@@ -250,7 +250,6 @@ def solving(options: dict[str, Any]) -> Iterator[Callable[..., Layout]]:
 
 
 def _load_solver() -> None:
-    from mosaicreg import layout  # noqa: F401
     from mosaicreg.solving import LIBRARIES as SOLVERS
 
     for library in SOLVERS:
