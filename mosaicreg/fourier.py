@@ -13,6 +13,7 @@ from collections.abc import Callable
 from functools import cache
 from importlib.machinery import PathFinder
 from importlib.util import find_spec, module_from_spec
+from threading import Lock
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,10 +41,14 @@ class Transforms(NamedTuple):
     fast_length: Callable[[int], int]
 
 
+_LOADING = Lock()
+
+
 @cache
 def transforms() -> Transforms:
     """Those of this process."""
-    compiled = _compiled()
+    with _LOADING:  # a module is to be seen before it is complete
+        compiled = _compiled()
     return public() if compiled is None else direct(compiled)
 
 
