@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mosaicreg import __version__, omezarr, shards
-from mosaicreg.cluster import Progress, cores_here, delayed_call, run_tasks
+from mosaicreg.cluster import Progress, cores_here, current_client, delayed_call, run_tasks
 from mosaicreg.errors import InputError
 from mosaicreg.geometry import Box, TileGrid, as_pair
 from mosaicreg.journal import Journal, digest, short_digest
@@ -114,6 +114,9 @@ def write_ome_zarr(
         work = _coarser(plan, level, journal) if level else finest
         _bring_up_to_date(store, plan, level, work, journal, progress)
     told.result()
+    if current_client() is not None:  # a worker that died left behind what it was writing
+        for level in range(plan.levels):
+            store.tidy(str(level))
     omezarr.finish(store, plan)
     journal.finish()
     return path
