@@ -1,23 +1,20 @@
 """The transforms along one axis that registration is made of, as `scipy.fft` has them.
 
-They are the compiled routines of scipy themselves, without the package around them: to import that
-takes a tenth of a second, a third of the start of a job, for libraries of other arrays and special
-functions that play no part here. Where a release of scipy has them no more, or elsewhere, the
-public functions of `scipy.fft` are used, with the same results.
+They are the compiled routines of scipy themselves, without the package around them (see
+`mosaicreg.compiled`). Where a release of scipy has them no more, or elsewhere, the public functions
+of `scipy.fft` are used, with the same results.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from functools import cache
-from importlib.machinery import PathFinder
-from importlib.util import find_spec, module_from_spec
-from threading import Lock
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from mosaicreg.compiled import compiled_module
 
 COMPILED = "scipy.fft._pocketfft.pypocketfft"
 
@@ -41,14 +38,10 @@ class Transforms(NamedTuple):
     fast_length: Callable[[int], int]
 
 
-_LOADING = Lock()
-
-
 @cache
 def transforms() -> Transforms:
     """Those of this process."""
-    with _LOADING:  # a module is to be seen before it is complete
-        compiled = _compiled()
+    compiled = _compiled()
     return public() if compiled is None else direct(compiled)
 
 
@@ -98,21 +91,8 @@ def _of_length(image: NDArray[Any], length: int, axis: int) -> NDArray[Any]:
 
 def _compiled() -> Any | None:
     """The module of the compiled routines; None where there is none as it is known."""
-    if COMPILED not in sys.modules:
-        package = find_spec("scipy")
-        homes = package.submodule_search_locations if package is not None else None
-        inside = COMPILED.split(".")[1:-1]
-        found = PathFinder.find_spec(COMPILED, ["/".join((h, *inside)) for h in homes or ()])
-        if found is None or found.loader is None:
-            return None
-        try:
-            module = module_from_spec(found)
-            found.loader.exec_module(module)
-        except ImportError:
-            return None
-        sys.modules.setdefault(COMPILED, module)  # scipy.fft, if it is imported later, takes it
-    module = sys.modules[COMPILED]
-    return module if _is_as_known(module) else None
+    module = compiled_module(COMPILED)
+    return module if module is not None and _is_as_known(module) else None
 
 
 def _is_as_known(compiled: Any) -> bool:

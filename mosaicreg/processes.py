@@ -197,13 +197,6 @@ class ForkedPool:
         for process in self._processes:
             process.kill()
 
-    def prepare(self, call: Call) -> None:
-        """Have each process do something before its tasks; nobody is told how it ends."""
-        for line, given in self._given.items():
-            given.append(FORGOTTEN)
-            with _loss_told():
-                line.send_bytes(pickle.dumps(call))
-
     def run(self, calls: Iterable[Call], finished: Finished) -> None:
         """Each process is given one task, and one more to begin when that is done.
 

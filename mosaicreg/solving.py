@@ -8,19 +8,13 @@ each tile moves from where a model has it.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mosaicreg.geometry import FloatArray, IntArray
 from mosaicreg.leastsquares import LeastSquares
-
-if TYPE_CHECKING:
-    from scipy.sparse import csr_array
-
-LIBRARIES = ("scipy.sparse.linalg", "scipy.sparse.csgraph")
-"""Loaded when something is solved, or before, while workers compare: an eighth of the start."""
 
 SIGMA_FLOOR = 0.003
 """px; no offset is believed better than this: detail finer than the pixels biases it."""
@@ -91,15 +85,9 @@ class Edges:
             self.moving, values, self.tiles
         )
 
-    def incidence(self) -> csr_array:
-        """(m, n) matrix that takes positions to offsets."""
-        from scipy.sparse import coo_array
-
-        m = len(self)
-        rows = np.tile(np.arange(m), 2)
-        signs = np.repeat([-1.0, 1.0], m)
-        columns = np.concatenate([self.fixed, self.moving])
-        return coo_array((signs, (rows, columns)), shape=(m, self.tiles)).tocsr()
+    def squares(self) -> LeastSquares:
+        """The least squares over all pairs."""
+        return LeastSquares(self.fixed, self.moving, self.tiles)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +118,7 @@ def solve_within(edges: Edges, model: FloatArray, bend: float, window: float) ->
         bend: px, by about which right pairs may misfit.
         window: px per axis, how far a tile may be moved against its part.
     """
-    squares = LeastSquares(edges.incidence())
+    squares = edges.squares()
     kept = np.ones(len(edges), dtype=bool)
     free = edges.per_tile(edges.certain.astype(np.float64)) == 0
     strays = np.zeros(edges.tiles, dtype=bool)
@@ -186,7 +174,7 @@ def solve_robustly(
         before = moved
         squares.weigh(np.where(kept, trust / variance, 0.0))
         moved = squares.solve(wanted)
-        misfit = np.linalg.norm(squares.incidence @ moved - wanted, axis=1)
+        misfit = squares.misfit(moved, wanted)
         if scale == bend and np.quantile(np.abs(moved - before), 0.999) < SETTLED:
             break
         # The scale shrinks step by step: early solutions are still bent by wrong pairs.
@@ -207,7 +195,7 @@ def _settle(
 ) -> tuple[FloatArray, NDArray[np.bool_], FloatArray]:
     """The last steps of `solve_robustly`, from ``moved`` on: pairs that disagree have no say."""
     wanted = edges.wanted(model)
-    misfit = np.linalg.norm(squares.incidence @ moved - wanted, axis=1)
+    misfit = squares.misfit(moved, wanted)
     agree, weight = kept & (edges.certain | (misfit <= OUTLIER * bend)), np.zeros(len(edges))
     for _ in range(STEPS):
         bending, spare = _bending(edges, misfit, agree.astype(np.float64))
@@ -219,7 +207,7 @@ def _settle(
         weight = np.where(agree, trust / variance, 0.0)
         squares.weigh(weight)
         moved = squares.solve(wanted)
-        misfit = np.linalg.norm(squares.incidence @ moved - wanted, axis=1)
+        misfit = squares.misfit(moved, wanted)
         before, agree = agree, kept & (edges.certain | (misfit <= limit))
         if (agree == before).all():
             break
@@ -261,7 +249,7 @@ def _solve_near(
         certain=edges.certain[use],
     )
     there = np.vstack([model[near], np.zeros(2)])
-    found, agree, _ = solve_robustly(local, LeastSquares(local.incidence()), there, use[use], bend)
+    found, agree, _ = solve_robustly(local, local.squares(), there, use[use], bend)
     parts = parts_of(local, agree)
     found[parts == parts[ground]] -= found[ground]
     return found[:ground]
@@ -303,19 +291,28 @@ def _outvoted(edges: Edges, kept: NDArray[np.bool_], agree: NDArray[np.bool_]) -
 
 def parts_of(edges: Edges, agree: NDArray[np.bool_]) -> IntArray:
     """(n,) number of the part of each tile, the largest part first, then by lowest tile."""
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
-    fixed, moving = edges.fixed[agree], edges.moving[agree]
-    links = coo_array((np.ones(len(fixed)), (fixed, moving)), shape=(edges.tiles, edges.tiles))
-    count, label = connected_components(links, directed=False)
-    size = np.bincount(label, minlength=count)
-    first = np.full(count, edges.tiles)
-    np.minimum.at(first, label, np.arange(edges.tiles))
-    rank = np.empty(count, dtype=np.int64)
-    rank[np.lexsort((first, -size))] = np.arange(count)
+    lowest = _lowest_linked(edges.fixed[agree], edges.moving[agree], edges.tiles)
+    first, label, size = np.unique(lowest, return_inverse=True, return_counts=True)
+    rank = np.empty(len(first), dtype=np.int64)
+    rank[np.lexsort((first, -size))] = np.arange(len(first))
     parts: IntArray = rank[label]
     return parts
+
+
+def _lowest_linked(fixed: IntArray, moving: IntArray, tiles: int) -> IntArray:
+    """(n,) the lowest tile that pairs link each tile to, over any number of others.
+
+    Each group of tiles is hung on the lowest one next to it, all at once, until none has a lower
+    one next to it (Shiloach & Vishkin 1982).
+    """
+    lowest = np.arange(tiles)
+    while True:
+        a, b = lowest[fixed], lowest[moving]
+        if (a == b).all():
+            return lowest
+        np.minimum.at(lowest, np.maximum(a, b), np.minimum(a, b))
+        while (further := lowest[lowest]).tobytes() != lowest.tobytes():
+            lowest = further
 
 
 def renumbered(parts: IntArray) -> IntArray:
@@ -355,16 +352,16 @@ def sigma_per_tile(
     """
     used = np.flatnonzero(weight > 0)
     exact = len(used) <= EXACT_PAIRS
+    rng = None if exact else np.random.default_rng(0)  # not loaded for small mosaics
     columns = len(used) if exact else PROJECTIONS
     scale = 1 / np.sqrt(weight[used])
-    rng = np.random.default_rng(0)
     squares.weigh(weight)
     size = np.bincount(parts)
     variance = np.zeros(edges.tiles)
     for first in range(0, columns, 8):
         errors = np.zeros((len(edges), min(8, columns - first)))
         for k in range(errors.shape[1]):
-            if exact:
+            if rng is None:
                 errors[used[first + k], k] = scale[first + k]
             else:
                 errors[used, k] = scale * (rng.integers(0, 2, len(used)) * 2.0 - 1)

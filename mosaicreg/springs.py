@@ -13,7 +13,7 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.sparse import coo_array, csc_array, diags_array
+from scipy.sparse import coo_array, csc_array, csr_array, diags_array
 from scipy.sparse.csgraph import breadth_first_order, minimum_spanning_tree
 
 from mosaicreg.errors import InputError
@@ -154,11 +154,20 @@ def _rest(layout: SpringLayout, free: NDArray[np.bool_]) -> FloatArray:
     """(n, 2) moves that bring the tiles to rest, those not ``free`` held."""
     moves = np.zeros_like(layout.positions)
     if free.any():
-        incidence = layout._edges.incidence()
+        incidence = _incidence(layout)
         weighted = incidence.T @ diags_array(layout.weights)
         normal = csc_array((weighted @ incidence).tocsr()[free][:, free])
-        moves[free] = factored(normal).solve(-(weighted @ layout.tensions)[free])
+        factors = factored(normal.data, normal.indices, normal.indptr)
+        moves[free] = factors.solve(-(weighted @ layout.tensions)[free])
     return moves
+
+
+def _incidence(layout: SpringLayout) -> csr_array:
+    """(m, n) matrix that takes positions to offsets."""
+    m = len(layout.first)
+    rows, columns = np.tile(np.arange(m), 2), np.concatenate([layout.first, layout.second])
+    signs = np.repeat([-1.0, 1.0], m)
+    return coo_array((signs, (rows, columns)), shape=(m, len(layout))).tocsr()
 
 
 def build_layout(

@@ -6,7 +6,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mosaicreg.geometry import FloatArray, IntArray
-from mosaicreg.leastsquares import LeastSquares
 from mosaicreg.pairs import Pairs
 from mosaicreg.solving import DISTORTION, Edges, solve_robustly
 
@@ -40,8 +39,7 @@ def solve_turns(
     )
     bend = max(1.0, DISTORTION * 2 * arm)
     kept = np.ones(len(edges), dtype=bool)
-    squares = LeastSquares(edges.incidence())
-    moved, agree, _ = solve_robustly(edges, squares, np.zeros((len(shapes), 2)), kept, bend)
+    moved, agree, _ = solve_robustly(edges, edges.squares(), np.zeros((len(shapes), 2)), kept, bend)
     angles: FloatArray = np.rad2deg(moved[:, 0] / arm)
     return angles, agree
 

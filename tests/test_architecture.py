@@ -30,6 +30,7 @@ FLOORS = (
         "robust",
         "subpixel",
         "strips",
+        "compiled",
         "fourier",
         "surface",
         "correlate",

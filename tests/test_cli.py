@@ -80,6 +80,7 @@ def test_small_jobs_load_only_what_they_need(tiles, tmp_path) -> None:
         "distributed",
         "matplotlib",
         "scipy.ndimage",
+        "scipy.sparse",
         "scipy.spatial",
         "pandas",
         "mosaicreg.report",

@@ -109,9 +109,9 @@ def test_a_scipy_without_them_is_used_as_it_is_documented(found_anew) -> None:
             return compiled.c2r(image, axes, length, *others)
 
     for place, value in (
-        ("mosaicreg.fourier.find_spec", missing),
-        ("mosaicreg.fourier.PathFinder.find_spec", missing),
-        ("mosaicreg.fourier.module_from_spec", broken),
+        ("mosaicreg.compiled.find_spec", missing),
+        ("mosaicreg.compiled.PathFinder.find_spec", missing),
+        ("mosaicreg.compiled.module_from_spec", broken),
         (COMPILED, Renamed()),
         (COMPILED, Turned()),
     ):

@@ -66,10 +66,7 @@ def undisturbed(tiles, tmp_path_factory) -> dict[str, bytes]:
 
 @contextmanager
 def at_work(tiles: Path, output: Path) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
-    """A job of two workers that is under way, in a process group of its own; its processes.
-
-    These are the one that will solve, and the two workers.
-    """
+    """A job of two workers that is under way, in a process group of its own; its workers."""
     command = ("-m", "mosaicreg", "stitch", str(tiles), "-o", str(output), "--workers", "2")
     child = subprocess.Popen(
         [sys.executable, *command, *OPTIONS],
@@ -79,7 +76,7 @@ def at_work(tiles: Path, output: Path) -> Iterator[tuple[subprocess.Popen[str], 
         log = output / LOG
         wait_for(lambda: log.is_dir() and len(list(log.iterdir())) >= BEGUN, child)
         processes = children(child.pid)
-        assert len(processes) == 3
+        assert len(processes) == 2
         yield child, processes
     finally:
         child.kill()
@@ -547,78 +544,6 @@ assert not any(p.is_alive() for p in second._processes)
     assert done.returncode == 0, done.stderr
 
 
-# --- solving in a process of its own -------------------------------------------------------------
-
-
-def test_a_process_of_its_own_solves_the_same(tiles) -> None:
-    """With several workers; its libraries are loaded there, not here."""
-    code = f"""
-import sys
-import numpy as np
-from mosaicreg.cli.running import solving
-with solving({{"workers": 2}}) as solve, solving({{"workers": 1}}) as plainly:
-    from mosaicreg import InputError, open_mosaic, register, stage_layout
-    mosaic = open_mosaic({str(tiles)!r}, overlap=0.1)
-    pairs = register(mosaic)
-    assert "scipy.sparse" not in sys.modules
-    found = solve(mosaic, pairs, None, None)
-    assert "scipy.sparse" not in sys.modules
-    expected = plainly(mosaic, pairs, None, None)
-    assert "scipy.sparse" in sys.modules
-    assert np.array_equal(found.positions, expected.positions)
-    assert repr(found) == repr(expected)
-"""
-    done = python(code)
-    assert done.returncode == 0, done.stderr
-
-
-def test_without_a_use_for_it_there_is_none() -> None:
-    code = """
-import threading
-from multiprocessing import active_children
-from mosaicreg.cli.running import solving
-for options in ({"workers": 1}, {"workers": 2, "no_register": True}):
-    with solving(options):
-        assert not active_children()
-with solving({"workers": 2}):
-    assert len(active_children()) == 1
-assert not active_children()  # though it was still loading
-end = threading.Event()
-threading.Thread(target=end.wait).start()
-with solving({"workers": 2}):
-    assert not active_children()
-end.set()
-"""
-    done = python(code)
-    assert done.returncode == 0, done.stderr
-
-
-def test_its_errors_are_told_and_its_end_is() -> None:
-    code = """
-import os, signal
-from multiprocessing import active_children
-from mosaicreg.cli.running import solving
-from mosaicreg.errors import StoppedError
-with solving({"workers": 2}) as solve:
-    try:
-        solve(None, None, None, None)
-    except TypeError as error:
-        assert "in a worker process" in str(error.__cause__)
-    else:
-        raise AssertionError
-with solving({"workers": 2}) as solve:
-    os.kill(active_children()[0].pid, signal.SIGKILL)
-    try:
-        solve(None, None, None, None)
-    except StoppedError as error:
-        assert str(error).startswith("a worker process was killed, most often because memory ran")
-    else:
-        raise AssertionError
-"""
-    done = python(code)
-    assert done.returncode == 0, done.stderr
-
-
 def test_tiles_that_cannot_be_decoded_replace_no_archive(tiles, undisturbed, tmp_path) -> None:
     """Headers alone do not tell; the sample does, before anything is touched."""
     path, bad = tmp_path / "out.ome.zarr", tmp_path / "bad"
@@ -856,7 +781,7 @@ def test_workers_end_with_a_process_that_is_killed(tiles, undisturbed, tmp_path)
 def test_a_killed_worker_stops_the_job_which_says_what_to_do(tiles, undisturbed, tmp_path) -> None:
     path = tmp_path / "out.ome.zarr"
     with at_work(tiles, path) as (child, processes):
-        os.kill(processes[-1], signal.SIGKILL)
+        os.kill(processes[0], signal.SIGKILL)
         _, said = child.communicate(timeout=60)
         assert child.returncode == 4
         assert gone(processes)

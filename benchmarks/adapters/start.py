@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 
 from mosaicreg.fourier import transforms
+from mosaicreg.leastsquares import factorise
 
 for name in (
     "mosaicreg.cli.stitching",
@@ -18,9 +19,8 @@ for name in (
     "mosaicreg.progress",
     "threadpoolctl",
     "tifffile",
-    "scipy.sparse.linalg",
-    "scipy.sparse.csgraph",
     "cloudpickle",
 ):
     import_module(name)
 transforms()
+factorise()

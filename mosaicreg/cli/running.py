@@ -7,9 +7,8 @@ import platform
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -175,7 +174,6 @@ def job_keys(mosaic: Mosaic, options: dict[str, Any], layout: Layout | None = No
 def find_layout(
     mosaic: Mosaic,
     options: dict[str, Any],
-    solve: Callable[..., Layout],
     progress: Any,
     journal: Journal,
     key: str,
@@ -188,7 +186,7 @@ def find_layout(
         if options["no_register"]:
             layout = stage_layout(mosaic)
         else:
-            layout = registered(mosaic, options, solve, progress, journal)
+            layout = registered(mosaic, options, progress, journal)
         keep_layout(journal, key, layout)
     return layout
 
@@ -218,59 +216,15 @@ def kept_beside(output: AnyPath) -> Iterator[Journal]:
         store.path.rmdir()
 
 
-@contextmanager
-def solving(options: dict[str, Any]) -> Iterator[Callable[..., Layout]]:
-    """`mosaicreg.layout.solve_layout`; on several cores, by a process of its own.
-
-    What solves takes a tenth of a second to load. There it does so while this process opens the
-    tiles and other cores have nothing to do; later, it would keep the workers from comparing.
-    """
-    from mosaicreg.machine import cores_of_process
-    from mosaicreg.processes import Call, ForkedPool, hindrance
-
-    needed = not options.get("no_register") and (options["workers"] or cores_of_process()) > 1
-    if not needed or hindrance():
-        yield _solved
-        return
-    from mosaicreg import layout  # noqa: F401  # shared
-
-    with ForkedPool(1) as solver:
-
-        def solved(*arguments: Any) -> Layout:
-            results: list[tuple[int, Layout]] = []
-            solver.run([Call(_solved, arguments)], results.extend)
-            solver.kill()  # its memory is free for what follows
-            return results[0][1]
-
-        solver.prepare(Call(_load_solver, ()))
-        try:
-            yield solved
-        finally:
-            solver.kill()
-
-
-def _load_solver() -> None:
-    from mosaicreg.solving import LIBRARIES as SOLVERS
-
-    for library in SOLVERS:
-        import_module(library)
-
-
-def _solved(*arguments: Any) -> Layout:
-    from mosaicreg.layout import solve_layout
-
-    return solve_layout(*arguments)
-
-
 def registered(
     mosaic: Mosaic,
     options: dict[str, Any],
-    solve: Callable[..., Layout],
     progress: Any,
     journal: Journal | None = None,
 ) -> Layout:
     """The layout of the tiles, measured and solved."""
     from mosaicreg.constraints import read_constraints
+    from mosaicreg.layout import solve_layout
     from mosaicreg.registration import register
 
     path = options["constraints"]
@@ -285,7 +239,7 @@ def registered(
         journal=journal,
     )
     progress("solve", 0, 1)
-    layout = solve(mosaic, pairs, options["max_shift"], constraints)
+    layout = solve_layout(mosaic, pairs, options["max_shift"], constraints)
     progress("solve", 1, 1)
     return layout
 

@@ -22,7 +22,6 @@ from mosaicreg.cli.running import (
     open_tiles,
     opening,
     registered,
-    solving,
     tell_memory,
     working,
 )
@@ -61,7 +60,7 @@ def stitch(input: AnyPath, output: AnyPath, **options: Any) -> None:
     INPUT is a folder or glob of images (TIFF, OME-TIFF, PNG, JPEG, .npy, zarr), or a position file
     that names them.
     """
-    with errors_for_people(), solving(options) as solve:
+    with errors_for_people():
         from mosaicreg.archive import begin, open_journal
         from mosaicreg.layout import kept_layout, stage_layout
         from mosaicreg.layoutfile import save_layout
@@ -84,7 +83,7 @@ def stitch(input: AnyPath, output: AnyPath, **options: Any) -> None:
                 plan = check_room(mosaic, stage_layout(mosaic), options, journal)
                 begin(journal)
                 provenance = meanwhile(made_by, mosaic, options)
-                layout = find_layout(mosaic, options, solve, progress, journal, layout_key)
+                layout = find_layout(mosaic, options, progress, journal, layout_key)
                 facts = provenance.result()
                 if options["layout_out"]:
                     save_layout(options["layout_out"], mosaic, layout, facts)
@@ -126,7 +125,7 @@ def register(input: AnyPath, output: AnyPath, **options: Any) -> None:
     What is compared is kept in a folder beside the layout, OUTPUT.partial, until the layout is
     written: stopped at any moment, the same command goes on.
     """
-    with errors_for_people(), solving(options) as solve:
+    with errors_for_people():
         from mosaicreg.layoutfile import load_layout, save_layout
         from mosaicreg.registration import checked_neighbours, registration_lead
 
@@ -143,7 +142,7 @@ def register(input: AnyPath, output: AnyPath, **options: Any) -> None:
         registration_lead(mosaic, options["channel"], options["plane"])
         click.echo(mosaic)
         with working(options, mosaic) as progress, kept_beside(output) as journal:
-            layout = registered(mosaic, options, solve, progress, journal)
+            layout = registered(mosaic, options, progress, journal)
             save_layout(output, mosaic, layout, {**made_by(mosaic, options), "job": job})
         click.echo(f"Wrote {output}")
         finish(layout, options, mosaic)
