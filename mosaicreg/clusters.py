@@ -9,14 +9,16 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mosaicreg.clusterfile import KINDS, SETTINGS, ClusterFile, Kind, read_cluster_file
 from mosaicreg.errors import InputError, MissingExtraError, StoppedError, missing_extra
 from mosaicreg.imagefile import write_atomically
 from mosaicreg.machine import cores_of_process, keep_freed_memory
 from mosaicreg.objects import AnyPath
 from mosaicreg.processes import Alone, ForkedPool, hindrance, in_effect
+
+if TYPE_CHECKING:
+    from mosaicreg.clusterfile import ClusterFile, Kind
 
 LARGE = 4 << 30
 """Bytes of all tiles from which on worker processes are worth their start of a few seconds."""
@@ -78,6 +80,8 @@ def computing(
         with _client_of(scheduler, tell) as client:
             yield f"on {scheduler}, {_count(client)}"
     elif cluster is not None:
+        from mosaicreg.clusterfile import read_cluster_file
+
         file = read_cluster_file(Path(cluster))
         with _started(file) as made, _client_of(made, tell, file.wait) as client:
             yield f"on the {file.kind} cluster of {file.path.name}, {_count(client)}"
@@ -103,6 +107,8 @@ def _this_machine(
         with _workers(count, kind == "process") if fork and not obstacle else _threads(count):
             yield f"on {_number(count, kind)}{said}"
         return
+    from mosaicreg.clusterfile import SETTINGS, ClusterFile
+
     if memory_limit is None:
         why = f"({amount}: a large job)"
     else:
@@ -151,6 +157,8 @@ def _started(file: ClusterFile) -> Iterator[Any]:
     """The cluster that a file describes, while inside."""
     import dask
     import distributed  # noqa: F401  # its defaults come first: what is set before goes with them
+
+    from mosaicreg.clusterfile import KINDS
 
     kind = KINDS[file.kind]
     with dask.config.set(dict(file.dask)):

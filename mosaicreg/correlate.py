@@ -22,12 +22,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mosaicreg.alignment import AlignmentRecord
 from mosaicreg.strips import FLATTEN, Search, bin_mean, binning, flatten, plan_search, stabilise
 from mosaicreg.subpixel import fit_near
 from mosaicreg.surface import (
@@ -38,6 +37,9 @@ from mosaicreg.surface import (
     parabola,
     peak_statistics,
 )
+
+if TYPE_CHECKING:
+    from mosaicreg.alignment import AlignmentRecord
 
 Image = NDArray[np.float32]
 
@@ -136,6 +138,8 @@ class OffsetPlan:
 
     def record(self, match: Match | None) -> AlignmentRecord:
         """The record of a match, or of none."""
+        from mosaicreg.alignment import AlignmentRecord  # and all transforms: no mosaic needs them
+
         dy, dx = self.guess if match is None else (match.dy, match.dx)
         fixed, moving = self.fixed_shape, self.moving_shape
         peak = (dy - (fixed[0] - moving[0]) / 2, dx - (fixed[1] - moving[1]) / 2)

@@ -22,7 +22,6 @@ from mosaicreg.geometry import FloatArray, IntArray, bounding_box, owned_boxes
 from mosaicreg.journal import Journal, pack, unpack
 from mosaicreg.mosaic import Mosaic
 from mosaicreg.pairs import Pairs
-from mosaicreg.plots import axes_for, draw_layout
 from mosaicreg.solving import (
     DISTORTION,
     Edges,
@@ -32,8 +31,6 @@ from mosaicreg.solving import (
 )
 from mosaicreg.source import Names
 from mosaicreg.stage import stage_matrix
-from mosaicreg.tables import tiles_html
-from mosaicreg.turned import turned_boxes
 from mosaicreg.turns import solve_turns, turned_offsets
 
 STAGE, MEASURED, CONFLICT = 0, 1, 2
@@ -97,6 +94,8 @@ class Layout:
         """(n, 4) y0, x0, y1, x1 of the pixels that each tile owns; around them where turned."""
         if self.angles is None:
             return owned_boxes(self.positions, self.shapes)
+        from mosaicreg.turned import turned_boxes
+
         return turned_boxes(self.positions, self.shapes, self.angles)
 
     @property
@@ -138,6 +137,8 @@ class Layout:
         )
 
     def _repr_html_(self) -> str:
+        from mosaicreg.tables import tiles_html
+
         place = {"tile": self.names, "y": self.positions[:, 0], "x": self.positions[:, 1]}
         return tiles_html(repr(self), self.boxes, {**place, **self.columns()})
 
@@ -149,6 +150,8 @@ class Layout:
         Raises:
             MissingExtraError: where matplotlib is not installed.
         """
+        from mosaicreg.plots import axes_for, draw_layout
+
         ax = axes_for(ax)
         moves = None if self.stage is None else self.positions - self.stage
         draw_layout(ax, self.boxes, self.verdicts.tolist(), self.residuals, moves)

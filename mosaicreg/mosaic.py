@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mosaicreg.drawing import MAP_STYLE, PLAIN_COLOUR, tile_map
 from mosaicreg.errors import InputError
 from mosaicreg.geometry import (
     Box,
@@ -25,9 +24,7 @@ from mosaicreg.geometry import (
     owned_boxes,
 )
 from mosaicreg.objects import AnyPath
-from mosaicreg.plots import axes_for, draw_tiles
 from mosaicreg.source import ArraySource, FileSource, Names, TileSource
-from mosaicreg.tables import beside, table_html
 
 SEAM_SHARE = 0.3
 """Tiles are neighbours when their overlap is this long, as a share of the shorter tile's side."""
@@ -200,6 +197,9 @@ class Mosaic:
         )
 
     def _repr_html_(self) -> str:
+        from mosaicreg.drawing import MAP_STYLE, PLAIN_COLOUR, tile_map
+        from mosaicreg.tables import beside, table_html
+
         lead = {a: str(n) for a, n in zip(self.axes, self.leading, strict=False)}
         size = " to ".join(
             dict.fromkeys("{} x {}".format(*f(axis=0)) for f in (self.shapes.min, self.shapes.max))
@@ -225,6 +225,9 @@ class Mosaic:
         Raises:
             MissingExtraError: where matplotlib is not installed.
         """
+        from mosaicreg.drawing import PLAIN_COLOUR
+        from mosaicreg.plots import axes_for, draw_tiles
+
         ax = axes_for(ax)
         boxes = owned_boxes(self.positions, self.shapes)
         draw_tiles(ax, boxes, [PLAIN_COLOUR] * len(self))

@@ -16,12 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mosaicreg.drawing import LINK_COLOURS, bars, legend
 from mosaicreg.geometry import FloatArray, IntArray
 from mosaicreg.loops import loop_evidence
-from mosaicreg.plots import axes_for, draw_counts
 from mosaicreg.stage import stage_matrix
-from mosaicreg.tables import beside, columns_html
 
 NO_SIGNAL, REJECTED, ACCEPTED = 0, 1, 2
 STATUS_NAMES = np.array(["no signal", "rejected", "accepted"])
@@ -144,6 +141,9 @@ class Pairs:
 
     def _repr_html_(self) -> str:
         """Counts and the pairs least sure first, beside how well they correlate."""
+        from mosaicreg.drawing import LINK_COLOURS, bars, legend
+        from mosaicreg.tables import beside, columns_html
+
         order = np.argsort(np.nan_to_num(self.score, nan=-1.0), kind="stable")
         rows = {name: column[order] for name, column in self.columns().items()}
         edges = np.round(np.linspace(0, 1, 21), 2)
@@ -163,6 +163,8 @@ class Pairs:
         Raises:
             MissingExtraError: where matplotlib is not installed.
         """
+        from mosaicreg.plots import axes_for, draw_counts
+
         ax = axes_for(ax)
         kinds = {"used": ACCEPTED, "rejected": REJECTED}
         values = {kind: self._correlations(code) for kind, code in kinds.items()}

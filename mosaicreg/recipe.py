@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,7 +39,9 @@ from mosaicreg.render import (
     window_for,
 )
 from mosaicreg.source import Lead, TileSource
-from mosaicreg.turned import Pose, Turned, render_turned, turned_boxes, window_of
+
+if TYPE_CHECKING:
+    from mosaicreg.turned import Pose, Turned
 
 BLOCK = 4096
 """Side of an output block in px by default: one shard of the archive."""
@@ -132,6 +134,8 @@ class Recipe:
         """(n, 4) around the pixels that each tile owns."""
         if self.angles is None:
             return owned_boxes(self.positions, self.shapes)
+        from mosaicreg.turned import turned_boxes
+
         return turned_boxes(self.positions, self.shapes, self.angles)
 
     @cached_property
@@ -243,6 +247,8 @@ def render_bands(plan: BlockPlan, rows: int) -> Iterator[NDArray[Any]]:
         if plan.angles is None:
             yield render_block(band, drawn, plan.leading, style.dtype, style.blend, style.fill)
         else:
+            from mosaicreg.turned import render_turned
+
             yield render_turned(
                 band, drawn, plan.leading, style.dtype, style.blend, style.interpolation, style.fill
             )
@@ -272,6 +278,8 @@ def _upright(plan: BlockPlan) -> list[_Needed]:
 
 
 def _turned(plan: BlockPlan, angles: FloatArray) -> list[_Needed]:
+    from mosaicreg.turned import Pose, Turned, window_of
+
     def read(tile: int, pose: Pose, window: Box) -> Turned:
         return Turned(pose, window, plan.source.read(tile, window, plan.lead))
 

@@ -11,13 +11,12 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mosaicreg import __version__
-from mosaicreg.alignment import AlignmentRecord
 from mosaicreg.cluster import Progress, delayed_call, one_blas_thread, run_tasks
 from mosaicreg.correlate import (
     Binned,
@@ -36,7 +35,9 @@ from mosaicreg.mosaic import Mosaic
 from mosaicreg.pairs import MEASURED, TURN, Pairs, judge
 from mosaicreg.source import Lead, TileSource, stamps_of
 from mosaicreg.strips import Search, plan_search
-from mosaicreg.turning import match_turned, rough_turned
+
+if TYPE_CHECKING:
+    from mosaicreg.alignment import AlignmentRecord
 
 Model = Literal["translation", "rigid"]
 """How neighbours may lie to each other: shifted, or shifted and turned by a small angle."""
@@ -288,7 +289,11 @@ def register_batch(
         if search is not None:
             for tile, box in zip(pair, (search.fixed, search.moving), strict=True):
                 strips_of_tile[int(tile)].append((row, box))
-    null = _Null(batch, window, null_share, rough_turned if turning else rough_prepared)
+    rough: Callable[..., Any] = rough_prepared
+    if turning:
+        from mosaicreg.turning import match_turned
+        from mosaicreg.turning import rough_turned as rough
+    null = _Null(batch, window, null_share, rough)
     waiting: dict[int, NDArray[Any]] = {}
     for tile in sorted(strips_of_tile):
         around = _around([box for _, box in strips_of_tile[tile]])

@@ -79,6 +79,7 @@ def test_small_jobs_load_only_what_they_need(tiles, tmp_path) -> None:
         "zarr",
         "distributed",
         "matplotlib",
+        "numcodecs",
         "scipy.ndimage",
         "scipy.sparse",
         "scipy.spatial",

@@ -1,12 +1,14 @@
-"""Import what a run of ``mosaicreg stitch`` imports, and do nothing."""
+"""Import what a run of ``mosaicreg stitch`` imports, as it does, and do nothing."""
 
 from __future__ import annotations
 
 from importlib import import_module
 
-from mosaicreg.fourier import transforms
-from mosaicreg.leastsquares import factorise
+from mosaicreg.cli import main
 
+LOADED = (("chunks", "codec"), ("fourier", "transforms"), ("leastsquares", "factorise"))
+
+main.callback()  # what comes before any command
 for name in (
     "mosaicreg.cli.stitching",
     "mosaicreg.cli.running",
@@ -22,5 +24,5 @@ for name in (
     "cloudpickle",
 ):
     import_module(name)
-transforms()
-factorise()
+for module, function in LOADED:
+    getattr(import_module(f"mosaicreg.{module}"), function)()

@@ -242,7 +242,7 @@ def main() -> None:
     # Tasks, not libraries, share out the cores; has to be said before numpy is loaded.
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(name, "1")
-    # Loading makes some 100,000 objects that stay: looking for garbage among them takes a tenth of
+    # Loading makes some 60,000 objects that stay: looking for garbage among them takes a tenth of
     # the start, and at the end, when they go anyhow, longer than all else.
-    gc.set_threshold(50_000)
+    gc.set_threshold(100_000)
     atexit.register(gc.freeze)
