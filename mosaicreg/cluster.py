@@ -13,6 +13,7 @@ from functools import cache
 from itertools import chain, islice
 from typing import Any
 
+from mosaicreg import machine
 from mosaicreg.errors import StoppedError
 from mosaicreg.machine import cores_of_process, memory_of_process, peak_memory_of
 from mosaicreg.processes import (
@@ -261,9 +262,7 @@ def one_blas_thread() -> None:
 @cache
 def _one_blas_thread_in(process: int) -> None:
     """Once in each process: looking for the libraries takes a millisecond."""
-    from threadpoolctl import threadpool_limits
-
-    threadpool_limits(limits=1, user_api="blas")
+    machine.one_blas_thread()
 
 
 def worker_room(count: int | None = None, memory_limit: str | None = None) -> tuple[int, int]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 GROUPS = Path("/sys/fs/cgroup")
 """Linux' control groups: limits of containers and batch jobs."""
@@ -23,6 +24,8 @@ MEMORY_LIMITS = (
 """Files of a control group (both versions) that limit memory."""
 QUOTAS = (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us"))
 """Files that limit processor time: microseconds of how many."""
+THREADS_OF_LIBRARIES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+"""What libraries of linear algebra ask, when they are loaded, for how many threads to use."""
 KEPT = 32 << 20
 """Bytes that a worker may keep of what it has freed; glibc knows no larger threshold of mmap."""
 
@@ -95,6 +98,21 @@ def peak_memory_of(process: int | str = "self") -> int:
 
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak if sys.platform == "darwin" else peak * 1024
+
+
+def one_blas_thread() -> AbstractContextManager[Any]:
+    """From now on the libraries of linear algebra that are loaded use one thread in this process.
+
+    Or until the result, a context, is left. Tasks, not libraries, share out the cores, and sums
+    must not depend on how many threads made them. Nothing is to do where the environment says it,
+    as below the command line: looking for the libraries takes some milliseconds.
+    """
+    if all(os.environ.get(name) == "1" for name in THREADS_OF_LIBRARIES):
+        return nullcontext()
+    from threadpoolctl import threadpool_limits
+
+    limited: AbstractContextManager[Any] = threadpool_limits(limits=1, user_api="blas")
+    return limited
 
 
 def keep_freed_memory() -> None:

@@ -26,7 +26,7 @@ from socket import SHUT_RDWR, socket
 from typing import Any, Protocol
 
 from mosaicreg.errors import StoppedError
-from mosaicreg.machine import peak_memory_of
+from mosaicreg.machine import one_blas_thread, peak_memory_of
 
 DIE_WITH_PARENT = 1
 """PR_SET_PDEATHSIG of Linux' prctl."""
@@ -112,9 +112,7 @@ class Alone:
 
     def run(self, calls: Iterable[Call], finished: Finished) -> None:
         """In turn."""
-        from threadpoolctl import threadpool_limits
-
-        with threadpool_limits(limits=1, user_api="blas"):
+        with one_blas_thread():
             for number, call in enumerate(calls):
                 finished([(number, call())])
 
@@ -135,7 +133,6 @@ class ForkedPool:
     def __init__(self, count: int) -> None:
         # What is loaded now is shared; what is not, each process would load for itself.
         import cloudpickle  # noqa: F401
-        import threadpoolctl  # noqa: F401
 
         self.count = count
         self.aside: list[Later] = []
@@ -354,9 +351,7 @@ def _serve(parent: int, line: Connection, unneeded: Iterable[Connection]) -> Non
         os._exit(1)  # it was gone before it could have been noticed
     for other in unneeded:
         other.close()
-    from threadpoolctl import threadpool_limits
-
-    threadpool_limits(limits=1, user_api="blas")
+    one_blas_thread()
     while True:
         try:
             task = line.recv_bytes()

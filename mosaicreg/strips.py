@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mosaicreg.edges import extended
+from mosaicreg.edges import Line, neighbour_sums
 from mosaicreg.geometry import Box
 from mosaicreg.robust import NORMAL, median_of, scatter
 
@@ -153,11 +153,8 @@ def bin_mean(image: Image, by: int) -> Image:
 
 def flatten(image: Image) -> Image:
     """The image without its local mean, clipped at `CLIP` robust standard deviations."""
-    sums = image
-    for axis in (0, 1):
-        sums = extended(sums, axis, FLATTEN // 2, mirrored=True)
-        sums = _nine_sums(sums.swapaxes(0, axis)).swapaxes(0, axis)
-    flat = np.multiply(sums, np.float32(-1 / FLATTEN**2))
+    sums = neighbour_sums(image, FLATTEN // 2, _nine_sums, mirrored=True)
+    flat: Image = np.multiply(sums, np.float32(-1 / FLATTEN**2))
     flat += image
     spread = scatter(flat)
     if spread > 0:
@@ -165,10 +162,10 @@ def flatten(image: Image) -> Image:
     return flat
 
 
-def _nine_sums(rows: Image) -> Image:
-    """Sums of every `FLATTEN` = 9 rows that follow each other: by doubling, four additions."""
-    two = rows[:-1] + rows[1:]
-    four = two[:-2] + two[2:]
-    eight = four[:-4] + four[4:]
-    sums: Image = eight[:-1] + rows[8:]
+def _nine_sums(line: Line, step: int) -> Line:
+    """Sums of every `FLATTEN` = 9 elements so far apart: by doubling, four additions."""
+    two = line[:-step] + line[step:]
+    four = two[: -2 * step] + two[2 * step :]
+    eight = four[: -4 * step] + four[4 * step :]
+    sums: Line = eight[:-step] + line[8 * step :]
     return sums

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mosaicreg.edges import extended
+from mosaicreg.edges import Line, framed, neighbour_sums, rows_of
 from mosaicreg.robust import NORMAL, median_of, thinned
 
 Image = NDArray[np.float32]
@@ -78,14 +78,16 @@ class Overlap:
     The model is ``fixed(p) = (g + gy v + gx u) moving(p - t) + o + oy v + ox u`` with v, u from -1
     to 1 over the overlap: shading is a gain, and inside an overlap little more than a linear trend.
     Both strips are smoothed alike; sums go over every ``stride``-th pixel, since smoothing leaves
-    nothing between them.
+    nothing between them. ``moving`` has every ``stride``-th row of the whole strip from the first,
+    then from the second one on, and counts in ``unit``, which saves a pass over it.
     """
 
     fixed: Image
     gradient: tuple[Image, Image]
-    moving: Image
+    moving: tuple[Image, ...]
     trends: tuple[Image, Image]
     stride: int
+    unit: float
     excess: float
     area: int
 
@@ -101,19 +103,19 @@ class Overlap:
         order = min(order, 4 if across >= 16 else 2) if across < 32 else order
         stride = 2 if across >= 32 else 1
         a, b = f[y0:y1, x0:x1], m[y0 - base[0] : y1 - base[0], x0 - base[1] : x1 - base[1]]
-        a, b = smooth(a, order), smooth(b, order)
+        a, b, unit = _binomial_sums(a, order), _binomial_sums(b, order), 0.25**order
         # Edge pixels are left out where there are enough: smoothing and shifting made them up.
         edge = min(_PAD, across // 8)
         if edge < _PAD:
-            b = extended(extended(b, 0, _PAD - edge), 1, _PAD - edge)
+            b = framed(b, _PAD - edge)
         if edge == 0:
-            a = extended(extended(a, 0, 1), 1, 1)
+            a = framed(a, 1)
         margin = max(1, edge)
         rows, cols = (slice(margin, n - margin, stride) for n in a.shape)
         up, down = (slice(margin + s, a.shape[0] - margin + s, stride) for s in (-1, 1))
         left, right = (slice(margin + s, a.shape[1] - margin + s, stride) for s in (-1, 1))
-        half = np.float32(0.5)
-        inner = a[rows, cols]
+        one, half = np.float32(unit), np.float32(0.5 * unit)
+        inner = a[rows, cols] * one
         trends = (
             np.broadcast_to(_ramp(inner.shape[0])[:, None], inner.shape),
             np.broadcast_to(_ramp(inner.shape[1])[None, :], inner.shape),
@@ -124,37 +126,44 @@ class Overlap:
                 (a[down, cols] - a[up, cols]) * half,
                 (a[rows, right] - a[rows, left]) * half,
             ),
-            moving=b,
+            moving=tuple(np.ascontiguousarray(b[k::stride]) for k in range(stride)),
             trends=trends,
             stride=stride,
+            unit=unit,
             excess=max(1.0, _NOISE_AREA[order] / stride**2),
             area=(y1 - y0) * (x1 - x0),
         )
 
     def shifted(self, shift: NDArray[np.float64]) -> Image:
         """The moving strip at ``p - shift`` (Keys cubic), at the pixels of ``fixed``."""
-        return self._sampled(shift, (_cubic, _cubic), self.stride, self.fixed.shape)
+        strides = self.stride, self.stride
+        return self._sampled(shift, (_cubic, _cubic), strides, self.fixed.shape)
 
     def _sampled(
         self,
         shift: NDArray[np.float64],
         kernels: tuple[Callable[[float], list[float]], Callable[[float], list[float]]],
-        stride: int,
+        strides: tuple[int, int],
         shape: tuple[int, ...],
     ) -> Image:
-        """The moving strip under a kernel per axis, at every ``stride``-th pixel of the overlap."""
-        image = self.moving
-        for axis in (0, 1):
-            whole = int(np.floor(-shift[axis]))
-            weights = kernels[axis](float(-shift[axis] - whole))
-            # The cubic reaches from the pixel before to two after, its slope one further each way.
-            first = _PAD + whole - (len(weights) - 2) // 2
-            end = first + (shape[axis] - 1) * stride + 1
-            taps = (slice(first + k, end + k, stride) for k in range(len(weights)))
-            image = _weighted_sum(
-                [image[tap] if axis == 0 else image[:, tap] for tap in taps], weights
-            )
-        return image
+        """The moving strip under a kernel per axis, at some rows and columns of the overlap."""
+        (top, down), (left, across) = (
+            _taps(-s, kernel) for s, kernel in zip(shift, kernels, strict=True)
+        )
+        height, width = shape
+        step = strides[0] // self.stride
+        firsts = (divmod(top + k, self.stride) for k in range(len(down)))
+        rows = [self.moving[part][k : k + (height - 1) * step + 1 : step] for k, part in firsts]
+        image = _weighted_sum(rows, [self.unit * w for w in down])
+        # Every so many columns beside each other, rows one after the other: taps are whole lines.
+        stride = strides[1]
+        reach = (len(across) - 1) // stride
+        wide = width + reach
+        columns = image[:, left : left + wide * stride]
+        lines = [columns[:, k::stride].ravel() for k in range(stride)]
+        size = height * wide - reach
+        taps = (lines[k % stride][k // stride :][:size] for k in range(len(across)))
+        return rows_of(_weighted_sum(list(taps), across), (height, width), wide)
 
     def fit(
         self, start: NDArray[np.float64], fine: bool
@@ -222,12 +231,13 @@ class Overlap:
         return shift, moving, outliers
 
     def _shared_gradient(self, shift: NDArray[np.float64]) -> float:
-        """Correlation of the two strips' gradients at ``shift``, from a ninth of the pixels."""
+        """Correlation of the two strips' gradients at ``shift``, from a ninth of the rows."""
         product = own = other = 0.0
+        strides = 9 * self.stride, self.stride
         for axis in (0, 1):
-            a = self.gradient[axis][::3, ::3]
+            a = self.gradient[axis][::9]
             kernels = (_cubic_slope, _cubic) if axis == 0 else (_cubic, _cubic_slope)
-            b = self._sampled(shift, kernels, 3 * self.stride, a.shape)
+            b = self._sampled(shift, kernels, strides, a.shape)
             product += float(np.vdot(a, b))
             own, other = own + float(np.vdot(a, a)), other + float(np.vdot(b, b))
         return product / float(np.sqrt(own * other)) if own * other > 0 else 0.0
@@ -252,10 +262,14 @@ class _Equations:
             rows[3:], (*overlap.gradient, np.float32(1), *overlap.trends), strict=True
         ):
             row[...] = values
-        # What was solved last, and how many of the unknowns it had.
-        self._normal, self._right, self._known = np.empty((12, 12)), np.empty(12), 0
+        # Of offset and trends, which are orthogonal: sums of squares.
+        size = float(self._target.size)
+        squares = (size, *(size * _mean_square(n) for n in overlap.fixed.shape))
+        self._scale = np.maximum(squares, 1e-6).astype(np.float32)
+        # Products of all rows with each other and with the target, from the fourth to how many.
+        self._normal, self._right, self._known = np.empty((12, 12)), np.empty(12), 3
         self._moving: Image | None = None
-        self._outliers = np.empty(0, dtype=np.int64)
+        self._solved = self._normal[:0, :0]
 
     def stretch(self, gradient: tuple[Image, Image]) -> None:
         """From now on the step may change linearly along v and u."""
@@ -270,33 +284,42 @@ class _Equations:
     ) -> tuple[NDArray[np.float64], Image]:
         """The unknowns, and what they leave unexplained of each pixel of the fixed strip."""
         design, count = self._design, len(self._design)
-        if moving is not self._moving or not np.array_equal(outliers, self._outliers):
-            self._moving, self._outliers, self._known = moving, outliers, 0
+        if moving is not self._moving:
+            self._moving = moving
             rows = design[:3].reshape(3, *moving.shape)
             rows[0] = moving
             for row, trend in zip(rows[1:], self._trends, strict=True):
                 np.multiply(moving, trend, out=row)
-        left_out = design[:, outliers]
-        design[:, outliers] = 0
-        # BLAS takes products of a few rows four times faster than that of all with themselves.
-        few = max(1, 36 // count)
-        for k in range(self._known, count, few):
-            products = design[k : k + few] @ design.T
-            self._normal[k : k + few, :count] = products
-            self._normal[:count, k : k + few] = products.T
-        self._right[self._known : count] = design[self._known :] @ self._target
+            self._multiply(0, 3)
+        self._multiply(self._known, count)
         self._known = count
-        design[:, outliers] = left_out
-        normal, right = self._normal[:count, :count], self._right[:count]
+        normal, right = self._normal[:count, :count].copy(), self._right[:count].copy()
+        if outliers.size:  # few: what they have added is taken away again
+            left_out = design[:, outliers].astype(np.float64)
+            normal -= left_out @ left_out.T
+            right -= left_out @ self._target[outliers]
+        self._solved = normal
         solution = np.asarray(np.linalg.solve(normal, right), dtype=np.float64)
         residual = solution.astype(np.float32) @ design
         return solution, np.subtract(self._target, residual, out=residual)
 
+    def _multiply(self, first: int, last: int) -> None:
+        """The products of some rows of the design."""
+        count = len(self._design)
+        # BLAS takes products of a few rows four times faster than that of all with themselves.
+        few = max(1, 36 // count)
+        for k in range(first, last, few):
+            some = self._design[k : min(k + few, last)]
+            products = some @ self._design.T
+            self._normal[k : k + len(some), :count] = products
+            self._normal[:count, k : k + len(some)] = products.T
+        if first < last:
+            self._right[first:last] = self._design[first:last] @ self._target
+
     def correlation(self) -> float:
         """Normalised cross-correlation of the two strips, each freed of its linear trend."""
         basis = self._design[5:8]
-        scale = np.maximum(np.square(basis).sum(axis=1), np.float32(1e-6))
-        a, b = (c - ((basis @ c) / scale) @ basis for c in (self._target, self._design[0]))
+        a, b = (c - ((basis @ c) / self._scale) @ basis for c in (self._target, self._design[0]))
         norm = float(np.vdot(a, a)) * float(np.vdot(b, b))
         return float(np.vdot(a, b)) / float(np.sqrt(norm)) if norm > 0 else 0.0
 
@@ -304,8 +327,7 @@ class _Equations:
         """Of the unknowns solved last, from what they left unexplained."""
         inside = np.delete(residual, outliers) if outliers.size else residual
         noise = float(np.vdot(inside, inside)) / max(1, inside.size - len(self._design))
-        normal = self._normal[: self._known, : self._known]
-        return np.asarray(np.linalg.inv(normal).diagonal() * noise, dtype=np.float64)
+        return np.asarray(np.linalg.inv(self._solved).diagonal() * noise, dtype=np.float64)
 
 
 def smooth(image: Image, order: int) -> Image:
@@ -313,17 +335,29 @@ def smooth(image: Image, order: int) -> Image:
 
     Edges are continued by their last pixel.
     """
-    for axis in (0, 1):
-        image = extended(image, axis, order // 2).swapaxes(0, axis)
+    sums = _binomial_sums(image, order)
+    sums *= np.float32(0.25**order)
+    return sums
+
+
+def _binomial_sums(image: Image, order: int) -> Image:
+    """4**order times what `smooth` gives."""
+
+    def sums(line: Line, step: int) -> Line:
         for _ in range(order):
-            image = image[:-1] + image[1:]
-        image = image.swapaxes(0, axis)
-    image *= np.float32(0.25**order)
-    return image
+            line = line[:-step] + line[step:]
+        return line
+
+    return neighbour_sums(image, order // 2, sums)
 
 
 def _ramp(n: int) -> Image:
     return np.arange(1 - n, n, 2, dtype=np.float32) / np.float32(max(1, n - 1))
+
+
+def _mean_square(n: int) -> float:
+    """Of the values of `_ramp`."""
+    return (n + 1) / (3 * (n - 1)) if n > 1 else 0.0
 
 
 def _weighted_sum(images: list[Image], weights: list[float]) -> Image:
@@ -334,6 +368,14 @@ def _weighted_sum(images: list[Image], weights: list[float]) -> Image:
             np.multiply(image, np.float32(weight), out=part)
             total += part
     return total
+
+
+def _taps(place: float, kernel: Callable[[float], list[float]]) -> tuple[int, list[float]]:
+    """First pixel of a padded strip, and the weights from there on, for a position in pixels."""
+    whole = int(np.floor(place))
+    weights = kernel(float(place - whole))
+    # The cubic reaches from the pixel before to two after, its slope one further each way.
+    return _PAD + whole - (len(weights) - 2) // 2, weights
 
 
 def _cubic(t: float) -> list[float]:

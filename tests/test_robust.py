@@ -7,21 +7,33 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mosaicreg.edges import extended
+from mosaicreg.edges import framed, neighbour_sums
 from mosaicreg.robust import SAMPLE, median_of, scatter, thinned
 
+shapes = st.tuples(st.integers(1, 9), st.integers(1, 9))
 
-@given(
-    st.tuples(st.integers(1, 9), st.integers(1, 9)),
-    st.sampled_from([0, 1]),
-    st.integers(0, 12),
-    st.booleans(),
-)
-def test_edges_are_continued_as_numpy_pads(shape, axis, margin, mirrored) -> None:
+
+@given(shapes, st.integers(0, 12), st.booleans())
+def test_edges_are_continued_as_numpy_pads(shape, margin, mirrored) -> None:
     image = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
-    margins = [(margin, margin) if k == axis else (0, 0) for k in (0, 1)]
-    due = np.pad(image, margins, mode="symmetric" if mirrored else "edge")
-    np.testing.assert_array_equal(extended(image, axis, margin, mirrored), due)
+    due = np.pad(image, margin, mode="symmetric" if mirrored else "edge")
+    np.testing.assert_array_equal(framed(image, margin, mirrored), due)
+
+
+@given(shapes, st.integers(0, 4), st.booleans(), st.booleans())
+def test_sums_over_neighbours_are_those_of_every_window(shape, margin, mirrored, whole) -> None:
+    """Of an image that is part of a larger one, too."""
+    image = np.random.default_rng(0).integers(0, 99, (shape[0], shape[1] + 3)).astype(np.float32)
+    image = np.ascontiguousarray(image[:, :-3]) if whole else image[:, :-3]
+
+    def sums(line: np.ndarray, step: int) -> np.ndarray:
+        last = line.size - 2 * margin * step
+        return np.sum([line[k * step : last + k * step] for k in range(2 * margin + 1)], axis=0)
+
+    padded = np.pad(image, margin, mode="symmetric" if mirrored else "edge")
+    side = 2 * margin + 1
+    due = np.lib.stride_tricks.sliding_window_view(padded, (side, side)).sum(axis=(2, 3))
+    np.testing.assert_array_equal(neighbour_sums(image, margin, sums, mirrored), due)
 
 
 @given(st.lists(st.integers(-99, 99), min_size=1, max_size=30))

@@ -19,7 +19,6 @@ for name in (
     "mosaicreg.planning",
     "mosaicreg.clusters",
     "mosaicreg.progress",
-    "threadpoolctl",
     "tifffile",
     "cloudpickle",
 ):

@@ -240,7 +240,9 @@ class LazyGroup(click.Group):
 def main() -> None:
     """Overlapping image tiles to one zarr mosaic, larger than memory, on dask."""
     # Tasks, not libraries, share out the cores; has to be said before numpy is loaded.
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    from mosaicreg.machine import THREADS_OF_LIBRARIES
+
+    for name in THREADS_OF_LIBRARIES:
         os.environ.setdefault(name, "1")
     # Loading makes some 60,000 objects that stay: looking for garbage among them takes a tenth of
     # the start, and at the end, when they go anyhow, longer than all else.
