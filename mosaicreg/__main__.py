@@ -1,5 +1,5 @@
 """``python -m mosaicreg``: the command line."""
 
-from mosaicreg.cli import main
+from mosaicreg.cli import run
 
-main(prog_name="mosaicreg")
+run()

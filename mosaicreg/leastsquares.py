@@ -143,6 +143,12 @@ def factorise() -> Factorise:
     return public
 
 
+def load_solver() -> None:
+    """Load what a layout is solved with, a hundredth of a second, before somebody waits for it."""
+    factorise()
+    np.median(np.zeros(1))  # the first one loads numpy's masked arrays
+
+
 def direct(module: Any) -> Factorise:
     """By the compiled module."""
 

@@ -33,6 +33,9 @@ DIE_WITH_PARENT = 1
 AHEAD = 32 << 10
 """Bytes of a task up to which it is sent to a process that is still busy: less than a line holds,
 so that neither side ever waits for the other to listen."""
+LAST = 4
+"""So many of the last tasks for each process go to whoever is idle first, none ahead: a large one
+that waits for its process while another has nothing to do makes all wait in the end."""
 FORGOTTEN = None
 STOPS = frozenset({signal.SIGINT, signal.SIGTERM})
 
@@ -230,7 +233,7 @@ class ForkedPool:
             for number, call in enumerate(chain(first, calls), -len(first))
         )
         waiting: deque[tuple[int, bytes]] = deque()
-        held = self.count
+        held = LAST * self.count
 
         def refill() -> bool:
             nonlocal held
@@ -242,7 +245,7 @@ class ForkedPool:
         def give(line: Connection, most: int) -> None:
             given = self._given[line]
             while len(given) < most and refill():
-                ahead = len(waiting) > self.count and len(waiting[0][1]) <= AHEAD
+                ahead = len(waiting) > LAST * self.count and len(waiting[0][1]) <= AHEAD
                 if given and not ahead:
                     return
                 number, content = waiting.popleft()

@@ -12,6 +12,8 @@ from __future__ import annotations
 import atexit
 import gc
 import os
+import sys
+import threading
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -248,3 +250,25 @@ def main() -> None:
     # the start, and at the end, when they go anyhow, longer than all else.
     gc.set_threshold(100_000)
     atexit.register(gc.freeze)
+
+
+def run() -> None:
+    """`main`, as the whole of a process.
+
+    When all is done, Python would take apart what it has loaded, a hundredth of a second: it ends
+    without. As usual it ends where other threads run, which are waited for, or where what was
+    printed reaches nobody.
+    """
+    try:
+        main(prog_name="mosaicreg")
+    except SystemExit as end:
+        code = 0 if end.code is None else end.code
+        if not isinstance(code, int) or threading.active_count() > 1:
+            raise
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        except (AttributeError, OSError):
+            raise end from None
+        atexit._run_exitfuncs()
+        os._exit(code)
