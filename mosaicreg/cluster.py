@@ -7,7 +7,6 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from itertools import chain, islice
@@ -165,6 +164,8 @@ def dashboard_link() -> str | None:
 
 def _run_here(tasks: Iterable[Any], finished: Finished, workers: Workers | None) -> None:
     """On dask's scheduler in effect; on threads, as many as there are workers, where there are."""
+    from concurrent.futures import ThreadPoolExecutor
+
     import dask
     from dask import threaded
     from dask.base import compute

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from importlib import import_module
 from pathlib import Path
@@ -139,6 +138,8 @@ def _workers(count: int, forked: bool) -> Iterator[None]:
 @contextmanager
 def _threads(count: int) -> Iterator[None]:
     """Threads do the tasks while inside, and all that is computed by dask."""
+    from concurrent.futures import ThreadPoolExecutor
+
     import dask
     from dask import threaded
 

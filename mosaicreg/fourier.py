@@ -101,11 +101,12 @@ def _is_as_known(compiled: Any) -> bool:
     try:
         ours = direct(compiled)
         half = ours.rfft(values, 4, 0)
-        ways = (ours.irfft(half.copy(), 4, 0), ours.ifft(ours.fft(half, 4, 0), 3, 0))
+        turned = ours.fft(half, 4, 0)
         return bool(
             np.array_equal(half, [-1, 3, -1])
-            and np.array_equal(ways[0], values)
-            and np.allclose(ways[1], np.fft.ifft(np.fft.fft(half, 4)[:3]), rtol=0, atol=1e-5)
+            and np.array_equal(ours.irfft(half.copy(), 4, 0), values)
+            and np.allclose(turned, [1, -3j, -5, 3j], rtol=0, atol=1e-5)
+            and np.allclose(ours.ifft(turned, 4, 0), [-1, 3, -1, 0], rtol=0, atol=1e-5)
             and ours.fast_length(7) == 8
         )
     except Exception:  # whatever a release to come may raise

@@ -19,7 +19,6 @@ import dataclasses
 import json
 import time
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any
@@ -195,6 +194,10 @@ class Journal:
 
     def _load(self) -> None:
         keys = sorted(self.store.keys(LOG))
+        if not keys:
+            return
+        from concurrent.futures import ThreadPoolExecutor
+
         with ThreadPoolExecutor(READERS) as pool:
             for content in pool.map(self.store.read, keys):
                 head, _, body = (content or b"").partition(b"\n")
@@ -203,10 +206,9 @@ class Journal:
                     continue
                 for record in json.loads(body):
                     self._take(record)
-        if keys:
-            # A clock that was set back must not put new entries before old ones.
-            last = int(keys[-1].rsplit("/", 1)[1].split("-")[0])
-            self._run = f"{max(int(self._run), last + 1):020d}"
+        # A clock that was set back must not put new entries before old ones.
+        last = int(keys[-1].rsplit("/", 1)[1].split("-")[0])
+        self._run = f"{max(int(self._run), last + 1):020d}"
 
     def _take(self, record: list[Any]) -> None:
         """Let one record of the log have its effect."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+import time
+from collections.abc import Callable, Iterator, Sequence, Sized
 from contextlib import AbstractContextManager, nullcontext, suppress
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 GROUPS = Path("/sys/fs/cgroup")
 """Linux' control groups: limits of containers and batch jobs."""
@@ -28,6 +30,9 @@ THREADS_OF_LIBRARIES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THRE
 """What libraries of linear algebra ask, when they are loaded, for how many threads to use."""
 KEPT = 32 << 20
 """Bytes that a worker may keep of what it has freed; glibc knows no larger threshold of mmap."""
+
+Part = TypeVar("Part", bound=Sized)
+Result = TypeVar("Result")
 
 
 def cores_of_process() -> int:
@@ -98,6 +103,33 @@ def peak_memory_of(process: int | str = "self") -> int:
 
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak if sys.platform == "darwin" else peak * 1024
+
+
+def promptly(
+    function: Callable[[Part], Result],
+    parts: Sequence[Part],
+    due: float,
+    slack: float,
+    threads: int,
+) -> Iterator[Result]:
+    """A function of each part, in order: in turn while these are quick, then by threads.
+
+    What waits for a disk far away is best waited for together; where nothing waits, threads cost
+    more than they save.
+
+    Args:
+        due, slack: seconds for one member of a part, and for all together beyond that.
+    """
+    start, late = time.perf_counter(), slack
+    for number, part in enumerate(parts):
+        yield function(part)
+        late += len(part) * due
+        if time.perf_counter() - start > late:
+            from concurrent.futures import ThreadPoolExecutor
+
+            with ThreadPoolExecutor(threads) as pool:
+                yield from pool.map(function, parts[number + 1 :])
+            return
 
 
 def one_blas_thread() -> AbstractContextManager[Any]:

@@ -7,7 +7,6 @@ environment or from ``~/.aws`` of each process that reads, and are in no object,
 
 from __future__ import annotations
 
-import configparser
 import io
 import os
 import posixpath
@@ -399,6 +398,8 @@ def _profile() -> dict[str, Any]:
         return {}
     name = os.environ.get("AWS_PROFILE", "default")
     home = Path.home() / ".aws"
+    import configparser
+
     files = configparser.ConfigParser(interpolation=None)
     files.read(os.environ.get("AWS_SHARED_CREDENTIALS_FILE", home / "credentials"))
     found = dict(files[name]) if name in files else {}

@@ -8,8 +8,8 @@ import posixpath
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from mosaicreg.errors import ImageError, InputError, gathered_into
 from mosaicreg.geometry import FloatArray, IntArray
 from mosaicreg.header import Header
 from mosaicreg.imagefile import FILE_SUFFIXES, is_image, read_header
+from mosaicreg.machine import promptly
 from mosaicreg.mosaic import Mosaic, as_names
 from mosaicreg.mosaicfile import SUFFIXES as POSITION_SUFFIXES
 from mosaicreg.mosaicfile import PositionTable, read_positions
@@ -28,6 +29,8 @@ from mosaicreg.tifffiles import Known
 
 HEADER_THREADS, OBJECT_THREADS = 8, 32
 """Headers are tiny reads that mostly wait: on a network disk, and for an object store above all."""
+AT_ONCE, SLACK = 3e-4, 3e-2
+"""Seconds for a header that waits for nothing, and for all beyond that: the first loads readers."""
 HEADERS_TOGETHER = 16
 """So many files are one piece of work for a thread: handing out each alone takes longer than it."""
 FOUND_FILES = ("positions.csv", "TileConfiguration.txt", "layout.csv", "layout.json")
@@ -319,7 +322,8 @@ def _read_headers(
 ) -> tuple[_Found, list[Header], tuple[str, ...]]:
     """The files that can be read, their headers, and why others are left out.
 
-    Headers are read in parallel; where none may be left out, all failures are one of ``errors``.
+    Headers that wait for a disk are read in parallel; where none may be left out, all failures are
+    one of ``errors``.
     """
     known: Known = {}
 
@@ -332,12 +336,18 @@ def _read_headers(
     def attempts(names: list[str]) -> list[Header | ImageError]:
         return [attempt(name) for name in names]
 
-    threads = OBJECT_THREADS if isinstance(found.folder, ObjectPath) else HEADER_THREADS
-    with ThreadPoolExecutor(threads) as pool:
-        some = 1 if threads == OBJECT_THREADS else HEADERS_TOGETHER
-        parts = (found.files[k : k + some] for k in range(0, len(found.files), some))
-        read = (r for part in pool.map(attempts, parts) for r in part)
-        results = list(_told(read, len(found.files), progress))
+    def read() -> Iterator[Header | ImageError]:
+        if isinstance(found.folder, ObjectPath):
+            from concurrent.futures import ThreadPoolExecutor
+
+            with ThreadPoolExecutor(OBJECT_THREADS) as pool:
+                yield from pool.map(attempt, found.files)
+            return
+        files = range(0, len(found.files), HEADERS_TOGETHER)
+        parts = [found.files[k : k + HEADERS_TOGETHER] for k in files]
+        yield from chain.from_iterable(promptly(attempts, parts, AT_ONCE, SLACK, HEADER_THREADS))
+
+    results = list(_told(read(), len(found.files), progress))
     headers = [r for r in results if isinstance(r, Header)]
     problems = tuple(str(r) for r in results if isinstance(r, ImageError))
     if problems and not (skip_bad and headers):

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from html import escape
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -260,6 +259,8 @@ def _table() -> Callable[[Pace], None]:
 
 def table_of(paces: list[Pace]) -> str:
     """Stages as an HTML table with bars."""
+    from html import escape
+
     lines = "".join(
         f"<tr><td>{escape(p.stage)}</td>"
         f"<td><progress value='{p.done}' max='{max(1, p.total)}'></progress></td>"

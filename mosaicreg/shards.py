@@ -6,8 +6,7 @@ shard is one object. zarr v2 knows no shards: there it is a block of whole chunk
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, groupby, product
 from typing import Any, NamedTuple
 from zlib import crc32
@@ -183,8 +182,7 @@ def reduce_shard(
     # Those made from the same finer shards follow each other, so few of these are held at a time.
     groups = groupby(sorted(places, key=held.under), held.under)
 
-    def made(pool: ThreadPoolExecutor) -> Iterator[tuple[chunks.Place, bytes]]:
-        each = map if threads == 1 else pool.map
+    def made(each: Callable[..., Iterable[Any]]) -> Iterator[tuple[chunks.Place, bytes]]:
         for shards_under, group in groups:
             held.only(shards_under)
             members = list(group)
@@ -192,9 +190,13 @@ def reduce_shard(
                 if half is not None:
                     yield (row - first[0], column - first[1]), half
 
-    with ThreadPoolExecutor(threads) as pool:  # starts none before it is asked to
-        at = (*plane, box.y0 // height, box.x0 // width)
-        return _put(store, level, coarser, at, made(pool))
+    at = (*plane, box.y0 // height, box.x0 // width)
+    if threads == 1:
+        return _put(store, level, coarser, at, made(map))
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(threads) as pool:
+        return _put(store, level, coarser, at, made(pool.map))
 
 
 class _Held:

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import os
 import posixpath
-import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -25,13 +23,13 @@ from mosaicreg.errors import ImageError
 from mosaicreg.geometry import Box, IntArray
 from mosaicreg.imagefile import read_image
 from mosaicreg.journal import short_digest
+from mosaicreg.machine import promptly
 from mosaicreg.objects import AnyPath, ObjectPath, parents_of
 
 STAT_THREADS = 8
 """Looking at a file's size and time mostly waits on a network disk."""
 AT_ONCE, SLACK = 1e-4, 5e-3
-"""Seconds for one look, and for all of them together beyond that: where they take less, threads
-cost more than they save."""
+"""Seconds for one look that waits for nothing, and for all of them beyond that."""
 LOOKS = 8
 """Files that are looked at without a break: a stop waits for no more."""
 
@@ -176,15 +174,8 @@ class FileSource:
                 raise ImageError(f"{error.filename}: {reason}") from error
 
         parts = [self.paths[k : k + LOOKS] for k in range(0, len(self), LOOKS)]
-        start, found, late = time.perf_counter(), list[int](), SLACK
-        for number, part in enumerate(parts):
-            found += stamps(part)
-            late += len(part) * AT_ONCE
-            if time.perf_counter() - start > late:
-                with ThreadPoolExecutor(STAT_THREADS) as pool:
-                    found += chain.from_iterable(pool.map(stamps, parts[number + 1 :]))
-                break
-        return np.array(found, dtype=np.uint64)
+        found = chain.from_iterable(promptly(stamps, parts, AT_ONCE, SLACK, STAT_THREADS))
+        return np.array(list(found), dtype=np.uint64)
 
     def _object_stamps(self, folder: ObjectPath) -> NDArray[np.uint64]:
         names = [str(p) for p in self.paths]

@@ -8,7 +8,6 @@ from math import prod
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any, NamedTuple
-from xml.etree import ElementTree
 
 import numpy as np
 from numpy.typing import NDArray
@@ -121,6 +120,8 @@ def tiff_block(path: AnyPath) -> tuple[int | None, int | None]:
 
 def _ome_facts(xml: str | None, path: AnyPath) -> tuple[Pair | None, Pair | None, tuple[str, ...]]:
     """Pixel size and position in micrometre and channel names of the first image of an OME-XML."""
+    from xml.etree import ElementTree
+
     root = ElementTree.fromstring(xml or "<OME/>")
     namespace = root.tag[: root.tag.index("}") + 1] if "}" in root.tag else ""
     pixels = root.find(f"{namespace}Image/{namespace}Pixels")

@@ -43,6 +43,7 @@ FLOORS = (
         "turned",
     ),
     (
+        "machine",
         "objects",
         "tiffwindow",
         "jpeg2000",
@@ -82,7 +83,6 @@ FLOORS = (
         "synthetic",
     ),
     (
-        "machine",
         "processes",
         "cluster",
         "clusterfile",

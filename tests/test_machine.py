@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
 from dask.system import CPU_COUNT
 
 from mosaicreg import machine
-from mosaicreg.machine import cores_of_process, memory_of_process, peak_memory_of
+from mosaicreg.machine import cores_of_process, memory_of_process, peak_memory_of, promptly
 
 
 @pytest.fixture
@@ -88,3 +91,41 @@ def test_memory_is_the_machines_or_less_where_a_group_is_limited(groups: Path) -
 def test_the_peak_of_a_process_is_at_least_what_it_holds() -> None:
     assert peak_memory_of() >= psutil.Process().memory_info().rss
     assert peak_memory_of(os.getpid()) == pytest.approx(peak_memory_of(), rel=0.1)
+
+
+@pytest.mark.parametrize(("quick", "in_turn"), [(0, 1), (5, 7), (10, 10)])
+def test_what_waits_is_waited_for_together_and_comes_in_order(
+    quick: int, in_turn: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Slow from one part on, or never: nothing is done twice, and quick work starts no thread.
+
+    A slow part takes 20 ms and is due after 2, the slack is 10 ms and each quick part leaves 2.
+    """
+    clock = [0.0]
+    monkeypatch.setattr(machine, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    done = list[tuple[int, threading.Thread]]()
+
+    def doubled(part: list[int]) -> list[int]:
+        done.append((part[0], threading.current_thread()))
+        clock[0] += 0.02 if part[0] >= 2 * quick else 0
+        return [2 * k for k in part]
+
+    parts = [[k, k + 1] for k in range(0, 20, 2)]
+    told = list(promptly(doubled, parts, due=1e-3, slack=1e-2, threads=4))
+    assert told == [[2 * first, 2 * last] for first, last in parts]
+    assert sorted(first for first, _ in done) == [first for first, _ in parts]
+    here = [first for first, thread in done if thread is threading.main_thread()]
+    assert here == [first for first, _ in parts[:in_turn]]
+
+
+def test_a_failure_is_that_of_the_first_part_that_fails() -> None:
+    def fails(part: str) -> str:
+        time.sleep(0.005)
+        if part in "cd":
+            raise ValueError(part)
+        return part
+
+    ways = promptly(fails, "abcd", due=0, slack=0, threads=4)
+    assert [next(ways), next(ways)] == ["a", "b"]
+    with pytest.raises(ValueError, match="c"):
+        next(ways)
