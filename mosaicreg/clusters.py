@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -197,6 +196,8 @@ def _missing(kind: Kind, error: ImportError) -> ImportError:
 @contextmanager
 def _client_of(place: Any, tell: Callable[[str], None], wait: float = 60) -> Iterator[Any]:
     """A client of an address or a cluster that has at least one worker, fit for the work."""
+    import logging
+
     from distributed import Client
 
     try:

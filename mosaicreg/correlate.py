@@ -265,7 +265,8 @@ class _Look:
         height, valid = window.surface(pair[0].as_fixed(window), pair[1].as_moving(window))
         if np.count_nonzero(valid) < MIN_SHIFTS:
             return None
-        peaks, heights = find_peaks(height, valid, CANDIDATES)
+        # Its ratio to the second one tells whether the highest peak is enough.
+        peaks, heights = find_peaks(height, valid, CANDIDATES if most > 1 else 1)
         if len(peaks) == 0:
             return None
         z, ratio = peak_statistics(height, valid, peaks, heights)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import os
 import struct
-import tempfile
 from collections.abc import Callable, Iterable
 from math import prod
 from pathlib import Path
@@ -124,15 +123,19 @@ def write_atomically(path: AnyPath, content: Content) -> None:
         path.write_bytes(b"".join(pieces))
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = _beside(path)
     try:
-        with os.fdopen(handle, "wb") as file:
+        with temporary.open("xb") as file:
             file.writelines(pieces)
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
+        temporary.replace(path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
+
+
+def _beside(path: Path) -> Path:
+    """A name in the same folder that nobody else has."""
+    return path.with_name(f".{path.name}.{os.urandom(4).hex()}")
 
 
 def write_png(path: Path, image: NDArray[Any]) -> None:
@@ -147,7 +150,7 @@ def write_tiff(path: Path, image: NDArray[Any], **options: Any) -> None:
     import tifffile
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = _beside(path)
     try:
         tifffile.imwrite(temporary, image, **options)
         temporary.replace(path)

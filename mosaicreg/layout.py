@@ -22,6 +22,7 @@ from mosaicreg.geometry import FloatArray, IntArray, bounding_box, owned_boxes
 from mosaicreg.journal import Journal, pack, unpack
 from mosaicreg.mosaic import Mosaic
 from mosaicreg.pairs import Pairs
+from mosaicreg.robust import median
 from mosaicreg.solving import (
     DISTORTION,
     Edges,
@@ -124,7 +125,7 @@ class Layout:
     def __repr__(self) -> str:
         height, width = bounding_box(self.boxes).shape
         sigmas = self.sigmas[np.isfinite(self.sigmas)]
-        known = f", positions known to {np.median(sigmas):.3f} px" if len(sigmas) else ""
+        known = f", positions known to {median(sigmas):.3f} px" if len(sigmas) else ""
         turned = ""
         if self.angles is not None:
             turned = f", turned by up to {np.abs(self.angles).max():.3f} degrees"
@@ -255,7 +256,7 @@ def solve_layout(
     misfit = edges.misfit(model + moved)
     positions = (model + moved)[:n]
     shift = np.zeros(2) if pinned else positions.min(axis=0)
-    stage = mosaic.positions + np.median(positions - mosaic.positions, axis=0)
+    stage = mosaic.positions + median(positions - mosaic.positions)
     used = np.zeros(len(pairs), dtype=bool)
     used[use] = agree[: len(use)]
     return Layout(

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from mosaicreg.compiled import compiled_module
 from mosaicreg.geometry import FloatArray, IntArray
+from mosaicreg.robust import median
 
 WEAK = 1e-9
 """Of the median weight: how firmly each tile is held where it was."""
@@ -50,7 +51,7 @@ class LeastSquares:
             best = np.argsort(self._factor.perm_c)
             self._pattern, self._ordered = _Pattern.of(self.fixed, self.moving, best), True
         self._factor = None  # its memory is needed for the next
-        weak = WEAK * float(np.median(weight[weight > 0])) if weight.any() else 1.0
+        weak = WEAK * float(median(weight[weight > 0])) if weight.any() else 1.0
         held = self.per_tile(weight[:, None])[:, 0] + weak
         self._factor = self._pattern.factored(weight, held, known=self._ordered)
         self._weight = weight
@@ -141,12 +142,6 @@ def factorise() -> Factorise:
         if _is_as_known(found):
             return found
     return public
-
-
-def load_solver() -> None:
-    """Load what a layout is solved with, a hundredth of a second, before somebody waits for it."""
-    factorise()
-    np.median(np.zeros(1))  # the first one loads numpy's masked arrays
 
 
 def direct(module: Any) -> Factorise:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mosaicreg.geometry import FloatArray, IntArray
+from mosaicreg.robust import median
 
 LOOSE = 1.0
 """px; loops are not expected to close better than this, however well known their pairs are."""
@@ -41,7 +42,7 @@ def loop_evidence(
         return gained
     off = offsets[pair] - way
     of_sure = sure[pair]
-    spread = 1.4826 * np.median(np.abs(off[of_sure]), axis=0) if of_sure.any() else np.zeros(2)
+    spread = 1.4826 * median(np.abs(off[of_sure])) if of_sure.any() else np.zeros(2)
     spread = np.maximum(spread, LOOSE)
     normal = np.exp(-0.5 * ((off / spread) ** 2).sum(axis=1)) / (2 * np.pi * spread.prod())
     # Loops that disagree with each other are believed alike: the mean of their densities.

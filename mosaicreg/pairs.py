@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from mosaicreg.geometry import FloatArray, IntArray
 from mosaicreg.loops import loop_evidence
+from mosaicreg.robust import median
 from mosaicreg.stage import stage_matrix
 
 NO_SIGNAL, REJECTED, ACCEPTED = 0, 1, 2
@@ -277,7 +278,7 @@ def _stage_evidence(
         return np.zeros(len(offsets))
     matrix = stage_matrix(told[sure], offsets[sure])
     away = offsets - told @ matrix.T
-    spread = np.maximum(1.4826 * np.median(np.abs(away[sure]), axis=0), 1.0)
+    spread = np.maximum(1.4826 * median(np.abs(away[sure])), 1.0)
     normal = np.exp(-0.5 * ((away / spread) ** 2).sum(axis=1)) / (2 * np.pi * spread.prod())
     # One right offset in ten is granted to lie anywhere: stages slip.
     gained: FloatArray = np.log(0.9 * normal * (2 * window + 1) ** 2 + 0.1)

@@ -33,6 +33,7 @@ from mosaicreg.geometry import Box, FloatArray, IntArray
 from mosaicreg.journal import Journal, digest
 from mosaicreg.mosaic import Mosaic
 from mosaicreg.pairs import MEASURED, TURN, Pairs, judge
+from mosaicreg.robust import median
 from mosaicreg.source import Lead, TileSource, stamps_of
 from mosaicreg.strips import Search, plan_search
 
@@ -248,7 +249,7 @@ class Batch:
 def batches_of(mosaic: Mosaic, pairs: IntArray) -> list[IntArray]:
     """Rows of ``pairs`` for each batch: those whose fixed tile lies in one square block."""
     tiles = min(256.0, max(16.0, len(mosaic) / 8))
-    side = np.sqrt(tiles) * np.median(mosaic.shapes, axis=0)
+    side = np.sqrt(tiles) * median(mosaic.shapes)
     origin = mosaic.positions.min(axis=0)
     block = np.floor((mosaic.positions[pairs[:, 0]] - origin) / side).astype(np.int64)
     order = np.lexsort((block[:, 1], block[:, 0]))

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from mosaicreg.geometry import FloatArray, IntArray
 from mosaicreg.leastsquares import LeastSquares
+from mosaicreg.robust import median
 
 SIGMA_FLOOR = 0.003
 """px; no offset is believed better than this: detail finer than the pixels biases it."""
@@ -175,7 +176,8 @@ def solve_robustly(
         squares.weigh(np.where(kept, trust / variance, 0.0))
         moved = squares.solve(wanted)
         misfit = squares.misfit(moved, wanted)
-        if scale == bend and np.quantile(np.abs(moved - before), 0.999) < SETTLED:
+        resting = np.count_nonzero(np.abs(moved - before) < SETTLED)
+        if scale == bend and resting >= 0.999 * moved.size:
             break
         # The scale shrinks step by step: early solutions are still bent by wrong pairs.
         scale = max(bend, min(scale, 2 * float(misfit[kept].max())) / 2)
@@ -328,7 +330,7 @@ def part_medians(values: FloatArray, parts: IntArray) -> FloatArray:
     result = values.copy()
     for part in np.flatnonzero(size > 1):
         members = order[ends[part] - size[part] : ends[part]]
-        result[members] = np.median(values[members], axis=0)
+        result[members] = median(values[members])
     return result
 
 

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 
 from mosaicreg.geometry import FloatArray, IntArray
 from mosaicreg.mosaic import Mosaic
+from mosaicreg.robust import median
 
 MATRIX_PRIOR = 0.02
 """How far the camera's axes may be from the stage's: rotation in radian, error of scale."""
@@ -31,7 +32,7 @@ def stage_matrix(told: FloatArray, found: FloatArray) -> FloatArray:
         return matrix
     for _ in range(10):
         misfit = np.linalg.norm(found - told @ matrix.T, axis=1)
-        spread = max(1.5 * float(np.median(misfit)), 0.3)
+        spread = max(1.5 * float(median(misfit)), 0.3)
         weight = 1 / (1 + (misfit / spread) ** 2) ** 2
         normal = (told * weight[:, None]).T @ told + np.eye(2) * (spread / MATRIX_PRIOR) ** 2
         error = (told * weight[:, None]).T @ (found - told)

@@ -79,7 +79,8 @@ class Overlap:
     to 1 over the overlap: shading is a gain, and inside an overlap little more than a linear trend.
     Both strips are smoothed alike; sums go over every ``stride``-th pixel, since smoothing leaves
     nothing between them. ``moving`` has every ``stride``-th row of the whole strip from the first,
-    then from the second one on, and counts in ``unit``, which saves a pass over it.
+    then from the second one on, and counts in ``unit``, which saves a pass over it. ``trends`` are
+    a column and a row.
     """
 
     fixed: Image
@@ -116,10 +117,7 @@ class Overlap:
         left, right = (slice(margin + s, a.shape[1] - margin + s, stride) for s in (-1, 1))
         one, half = np.float32(unit), np.float32(0.5 * unit)
         inner = a[rows, cols] * one
-        trends = (
-            np.broadcast_to(_ramp(inner.shape[0])[:, None], inner.shape),
-            np.broadcast_to(_ramp(inner.shape[1])[None, :], inner.shape),
-        )
+        trends = _ramp(inner.shape[0])[:, None], _ramp(inner.shape[1])[None, :]
         return cls(
             fixed=inner,
             gradient=(

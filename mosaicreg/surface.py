@@ -32,11 +32,11 @@ class Side(NamedTuple):
 
     Args:
         spectrum: complex64, its transform, padded to the window's length.
-        energy: float64, the sum of its squares over the overlap at every shift.
+        norm: float32, the root of the sum of its squares over the overlap at every shift.
     """
 
     spectrum: NDArray[np.complex64]
-    energy: NDArray[np.float64]
+    norm: Image
 
 
 def correlation_surface(
@@ -86,7 +86,7 @@ class Window:
         Strips of a mosaic have few shapes, so small windows met before are kept.
         """
         y, x = zip(fixed, moving, first.tolist(), last.tolist(), strict=True)
-        kept = np.prod(last - first + 1) <= KEPT_SHIFTS
+        kept = (y[3] - y[2] + 1) * (x[3] - x[2] + 1) <= KEPT_SHIFTS
         return _kept_window(y, x) if kept else cls._between(y, x)
 
     @property
@@ -110,24 +110,26 @@ class Window:
     def fixed(self, f: Image) -> Side:
         """What the fixed strip brings."""
         ranges = (self.axes[0].fixed, self.axes[1].fixed)
-        return Side(self._spectrum(f), self._energy(f, ranges))
+        return Side(self._spectrum(f), self._norm(f, ranges))
 
     def moving(self, m: Image) -> Side:
         """What the moving strip brings; its spectrum is conjugate."""
         ranges = (self.axes[0].moving, self.axes[1].moving)
         spectrum = self._spectrum(m)
-        return Side(np.conj(spectrum, out=spectrum), self._energy(m, ranges))
+        return Side(np.conj(spectrum, out=spectrum), self._norm(m, ranges))
 
     def _spectrum(self, image: Image) -> NDArray[np.complex64]:
         # Along the long axis first: what the short one is padded with need not be transformed.
         half = transforms().rfft(image, self.axes[self.long].size, self.long)
         return transforms().fft(half, self.axes[self.short].size, self.short)
 
-    def _energy(self, image: Image, ranges: tuple[_Ranges, _Ranges]) -> NDArray[np.float64]:
-        sums = np.square(image, dtype=np.float64)
+    def _norm(self, image: Image, ranges: tuple[_Ranges, _Ranges]) -> Image:
+        sums: NDArray[Any] = np.square(image)
         for axis in (self.long, self.short):
             sums = ranges[axis].sums(sums, axis)
-        return sums
+        # Of sums that are differences rounding may leave less than nothing.
+        norm: Image = np.sqrt(np.maximum(sums, 0), dtype=np.float32)
+        return norm
 
     def surface(self, fixed: Side, moving: Side) -> tuple[Image, NDArray[np.bool_]]:
         """See `correlation_surface`."""
@@ -137,10 +139,10 @@ class Window:
         for transform, axis in ((back.ifft, self.short), (back.irfft, self.long)):
             cross = transform(cross, self.axes[axis].size, axis)
             cross = cross.take(self.axes[axis].places, axis)
-        norm = np.sqrt(np.maximum(fixed.energy * moving.energy, 0))
+        norm = fixed.norm * moving.norm
         valid = self.enough & (norm > 1e-4 * norm.max())
         height = np.zeros(norm.shape, dtype=np.float32)
-        np.divide(cross, norm, out=height, where=valid, casting="same_kind")
+        np.divide(cross, norm, out=height, where=valid)
         height *= self.weight
         return height, valid
 
@@ -185,13 +187,16 @@ class _Ranges(NamedTuple):
     Args:
         cuts: where any of them starts or ends, in order.
         first, end: of each, as an index of ``cuts``; equal where it is empty.
+        wide: which parts between two cuts have several rows. Ranges of neighbouring shifts start
+            and end at neighbouring rows, so these are few.
         cover: (ranges, parts between cuts) 1 where the range holds the part; none for many.
     """
 
     cuts: NDArray[np.int64]
     first: NDArray[np.int64]
     end: NDArray[np.int64]
-    cover: NDArray[np.float64] | None
+    wide: list[int]
+    cover: Image | None
 
     @classmethod
     def of(cls, first: NDArray[np.int64], end: NDArray[np.int64]) -> _Ranges:
@@ -202,38 +207,48 @@ class _Ranges(NamedTuple):
         cover = None
         if len(first) * len(parts) <= MOST_COVER:
             inside = (first[:, None] <= parts) & (parts < end[:, None])
-            cover = inside.astype(np.float64)
-        return cls(cuts, first, end, cover)
+            cover = inside.astype(np.float32)
+        wide: list[int] = np.flatnonzero(np.diff(cuts) > 1).tolist()
+        return cls(cuts, first, end, wide, cover)
 
     @property
     def lengths(self) -> NDArray[np.int64]:
         """Rows of each."""
         return self.cuts[self.end] - self.cuts[self.first]
 
-    def sums(self, values: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
+    def sums(self, values: NDArray[Any], axis: int) -> NDArray[Any]:
         """Sums along ``axis`` over each range.
 
         What lies between two neighbouring cuts is added up once, then those few sums: by a product
-        of matrices where they are few, else accumulated.
+        of matrices where they are few, else accumulated, in float64.
         """
         if len(self.cuts) == 1:  # all of them are empty
             return np.zeros_like(values.take(self.first, axis))
-        cut = (slice(None),) * axis + (slice(0, self.cuts[-1]),)
-        between = np.add.reduceat(values[cut], self.cuts[:-1], axis=axis)
-        sums: NDArray[np.float64]
+        rows = values.swapaxes(0, axis)
+        between = values.take(self.cuts[:-1], axis).swapaxes(0, axis)
+        for part in self.wide:
+            some = rows[self.cuts[part] : self.cuts[part + 1]]
+            between[part] = np.ones(len(some), rows.dtype) @ some
+        sums: NDArray[Any]
         if self.cover is not None:
-            sums = self.cover @ between if axis == 0 else between @ self.cover.T
-            return sums
-        total = np.insert(np.cumsum(between, axis=axis), 0, 0, axis=axis)
-        sums = total.take(self.end, axis)
-        sums -= total.take(self.first, axis)
-        return sums
+            sums = self.cover @ between
+        else:
+            total = np.insert(np.cumsum(between, axis=0, dtype=np.float64), 0, 0, axis=0)
+            sums = total.take(self.end, 0)
+            sums -= total.take(self.first, 0)
+        return sums.swapaxes(0, axis)
 
 
 def find_peaks(
     height: Image, valid: NDArray[np.bool_], count: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """The ``count`` highest local maxima (5 x 5) above 0: (k, 2) indices (y, x) and heights."""
+    """The ``count`` highest local maxima (5 x 5) above 0: (k, 2) indices (y, x) and heights.
+
+    ``height`` is 0 where it is not ``valid``.
+    """
+    if count == 1:
+        best = np.array([height.argmax()])[: int(height.max() > 0)]
+        return np.stack(np.divmod(best, height.shape[1]), axis=1), height.ravel()[best]
     top = np.full((height.shape[0] + 4, height.shape[1] + 4), -1, dtype=height.dtype)
     top[2:-2, 2:-2] = height
     for axis in (0, 1):

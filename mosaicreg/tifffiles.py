@@ -16,7 +16,7 @@ from mosaicreg.errors import ImageError
 from mosaicreg.geometry import Box
 from mosaicreg.header import MICROMETRE, RGB, Header, Lead, Pair, canonical_axes, cut_image
 from mosaicreg.objects import AnyPath, ObjectPath
-from mosaicreg.tiffscan import Scan, scan
+from mosaicreg.tiffscan import Scan, grey_image, scan
 from mosaicreg.tiffwindow import page_window, segment_shape
 
 TIFF = (".tif", ".tiff")
@@ -49,6 +49,9 @@ def tiff_header(path: AnyPath, known: Known | None = None) -> Header:
     found = scan(str(path)) if known is not None and isinstance(path, Path) else None
     if known is not None and found is not None and found.end <= found.size:
         alike = known.get(found.key)
+        if alike is None and (grey := grey_image(found)) is not None:
+            shape, dtype = grey
+            known[found.key] = alike = Header("yx", shape, dtype.newbyteorder("="))
         if alike is not None:
             return alike
     with _opened_tiff(path) as tiff:
@@ -182,20 +185,33 @@ def _learn(tiff: Any, found: Scan | None, path: AnyPath) -> None:
     series = tiff.series[0]
     if series.dataoffset == found.offsets[0]:
         letters, order = canonical_axes(series.axes, series.shape, path)
-        if len(_stored) >= MOST_KNOWN:
-            _stored.clear()
-        _stored[found.key] = _Stored(
+        stored = _Stored(
             series.dtype.newbyteorder(tiff.byteorder),
             tuple(series.shape),
             tuple(letters.index(a) for a in order),
         )
+        _remember(found, stored)
+
+
+def _remember(found: Scan, stored: _Stored) -> None:
+    if len(_stored) >= MOST_KNOWN:
+        _stored.clear()
+    _stored[found.key] = stored
+
+
+def _as_it_lies(found: Scan) -> _Stored | None:
+    """How the pixels lie in a file, if as they are, where that is known without looking further."""
+    if found.key not in _stored and (grey := grey_image(found)) is not None:
+        shape, dtype = grey
+        _remember(found, _Stored(dtype, shape, (0, 1)))
+    return _stored.get(found.key)
 
 
 def read_tiff(path: AnyPath, box: Box | None, lead: Lead | None) -> NDArray[Any]:
     """Pixels as stored, see `mosaicreg.imagefile.read_image`."""
     found = scan(str(path)) if isinstance(path, Path) else None
     if isinstance(path, Path) and found is not None and found.end <= found.size:
-        stored = _stored.get(found.key)
+        stored = _as_it_lies(found)
         if stored is not None and stored.size == found.unbroken:
             return stored.read(path, found.offsets[0], box, lead)
     with _opened_tiff(path) as tiff:

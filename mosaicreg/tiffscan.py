@@ -3,7 +3,8 @@
 A microscope writes thousands of files whose headers differ in nothing but where the pixels lie and
 when they were taken. `scan` reads all that a file's only directory says, and leaves alone whatever
 is not plain: several pages, tags that point elsewhere, values out of place. Two files whose `Scan`
-has one ``key`` have one `Header`.
+has one ``key`` have one `Header`. What the commonest files of all say needs no judge: see
+`grey_image`.
 """
 
 from __future__ import annotations
@@ -11,8 +12,11 @@ from __future__ import annotations
 import os
 import struct
 from dataclasses import dataclass
+from math import prod
 from operator import add, eq
 from typing import Any
+
+import numpy as np
 
 HEAD = 4096
 """Bytes read at once: most writers put all that is asked for here."""
@@ -26,6 +30,15 @@ _PLAIN = frozenset(range(254, 340)) - {288, 289, 330}
 """Tags of TIFF 6.0 that hold plain values: all but those that point to other places in the file."""
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 16: 8, 17: 8}
 _CODES = {3: "H", 4: "I", 16: "Q"}
+_WIDTH, _HEIGHT, _BITS, _FORMAT, _DESCRIPTION, _SOFTWARE = 256, 257, 258, 339, 270, 305
+_ORDINARY = {254: 0, 259: 1, 262: 1, 266: 1, 277: 1, 284: 1, 317: 1}
+"""Tags of numbers, all optional, and what they are in a whole, grey, uncompressed image."""
+_SILENT = frozenset((_STRIPS, _STRIP_BYTES, _DATE, 278, 282, 283, 296))
+"""Tags that change nothing about such an image: rows per strip and resolution, too."""
+_WRITER = b"tifffile.py"
+"""Other programs may mean something by what they write into tags of text."""
+_TYPES = {(1, 8): "u1", (1, 16): "u2", (2, 8): "i1", (2, 16): "i2", (3, 32): "f4", (3, 64): "f8"}
+"""By sample format and bits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,3 +138,31 @@ def _scan(handle: int) -> Scan | None:
     if len(offsets) != len(counts) or not (all(offsets) and all(counts)):
         return None
     return Scan(tuple(key), offsets, counts, size)
+
+
+def grey_image(found: Scan) -> tuple[tuple[int, int], np.dtype[Any]] | None:
+    """(height, width) and type, in the file's byte order, of one grey image that lies as it is.
+
+    None for every other file, and wherever a tag might say more: `tifffile` knows then.
+    """
+    order = "<" if found.key[0][:1] == b"I" else ">"
+    numbers: dict[int, int] = {}
+    texts: dict[int, bytes] = {}
+    for code, kind, length, *value in found.key[2:]:
+        if code in _SILENT:
+            continue
+        if value and code in (_DESCRIPTION, _SOFTWARE) and kind == 2:
+            texts[code] = value[0].rstrip(b"\0")
+        elif value and length == 1 and kind in _CODES:
+            numbers[code] = struct.unpack(order + _CODES[kind], value[0])[0]
+        else:
+            return None
+    shape = numbers.pop(_HEIGHT, 0), numbers.pop(_WIDTH, 0)
+    code = _TYPES.get((numbers.pop(_FORMAT, 1), numbers.pop(_BITS, 1)))
+    told = {_DESCRIPTION: b'{"shape": [%d, %d]}' % shape, _SOFTWARE: _WRITER}
+    if code is None or min(shape) < 2 or not (told.items() >= texts.items()):
+        return None
+    dtype = np.dtype(order + code)
+    if _ORDINARY | numbers != _ORDINARY or found.unbroken != prod(shape) * dtype.itemsize:
+        return None
+    return shape, dtype

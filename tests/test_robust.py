@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
 
 from mosaicreg.edges import framed, neighbour_sums
-from mosaicreg.robust import SAMPLE, median_of, scatter, thinned
+from mosaicreg.robust import SAMPLE, median, median_of, scatter, thinned
 
 shapes = st.tuples(st.integers(1, 9), st.integers(1, 9))
 
@@ -53,3 +54,14 @@ def test_wild_pixels_do_not_matter_to_the_scatter() -> None:
     image = np.random.default_rng(0).normal(0, 3, (500, 400)).astype(np.float32)
     image[::50] = 1e6
     assert scatter(image) == pytest.approx(3, rel=0.08)  # 2 % of sampling, 3 % of the wild ones
+
+
+@given(
+    arrays(
+        st.sampled_from([np.float64, np.float32, np.int64]),
+        array_shapes(min_dims=1, max_dims=2, max_side=9),
+        elements=st.integers(-1000, 1000),
+    )
+)
+def test_the_median_of_rows_is_that_of_numpy(values) -> None:
+    np.testing.assert_array_equal(median(values), np.median(values, axis=0))

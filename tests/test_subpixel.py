@@ -22,7 +22,8 @@ def plainly(
     overlap: Overlap, moving: np.ndarray, outliers: np.ndarray, stretched: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """The unknowns and what is left of all pixels, by a decomposition of the whole design."""
-    (v, u), (gy, gx) = overlap.trends, overlap.gradient
+    v, u = np.broadcast_arrays(*overlap.trends)
+    gy, gx = overlap.gradient
     columns = [moving, moving * v, moving * u, gy, gx, np.ones_like(moving), v, u]
     if stretched:
         columns += [gy * v, gy * u, gx * v, gx * u]
@@ -63,7 +64,11 @@ def test_the_correlation_is_that_of_what_no_plane_explains() -> None:
     moving = overlap.shifted(np.array([0.1, -0.2]))
     equations = _Equations(overlap)
     equations.solve(moving, np.array([], dtype=np.int64))
-    plane = np.stack([np.ones_like(moving), *overlap.trends]).reshape(3, -1).T.astype(float)
+    plane = (
+        np.stack([np.ones_like(moving), *np.broadcast_arrays(*overlap.trends)])
+        .reshape(3, -1)
+        .T.astype(float)
+    )
     a, b = (
         c.ravel() - plane @ np.linalg.lstsq(plane, c.ravel(), rcond=None)[0]
         for c in (overlap.fixed.astype(float), moving.astype(float))

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
 
 from mosaicreg import surface
 from mosaicreg.correlate import Binned, Strips, match_prepared, rough_prepared
 from mosaicreg.geometry import Box
 from mosaicreg.strips import plan_search
-from mosaicreg.surface import KEPT_SHIFTS, MOST_COVER, Window, correlation_surface
+from mosaicreg.surface import KEPT_SHIFTS, MOST_COVER, Window, correlation_surface, find_peaks
 
 
 def noise(seed: int, shape: tuple[int, int] = (90, 40)) -> np.ndarray:
@@ -57,7 +60,7 @@ def test_a_kept_strip_is_for_the_window_that_is_asked_for() -> None:
             (strip.as_moving(window), window.moving(strip.flat)),
         ):
             np.testing.assert_array_equal(side.spectrum, due.spectrum)
-            np.testing.assert_array_equal(side.energy, due.energy)
+            np.testing.assert_array_equal(side.norm, due.norm)
 
 
 def test_null_pairs_are_what_they_would_be_without_the_pairs_before() -> None:
@@ -82,19 +85,33 @@ def test_null_pairs_are_what_they_would_be_without_the_pairs_before() -> None:
 
 @pytest.mark.parametrize("most", [0, MOST_COVER])
 @pytest.mark.parametrize("shapes", [((9, 30), (12, 25)), ((30, 9), (25, 12)), ((5, 5), (5, 5))])
-def test_the_energy_is_that_of_the_pixels_that_overlap(most, shapes, monkeypatch) -> None:
+def test_the_norm_is_that_of_the_pixels_that_overlap(most, shapes, monkeypatch) -> None:
     monkeypatch.setattr(surface, "MOST_COVER", most)
     surface._kept_window.cache_clear()
     fixed, moving = shapes
     first, last = 1 - np.array(moving), np.array(fixed) - 1
     f, m = noise(0, fixed), noise(1, moving)
     window = Window.of(fixed, moving, first, last)
-    found = window.fixed(f).energy, window.moving(m).energy
+    found = window.fixed(f).norm, window.moving(m).norm
     surface._kept_window.cache_clear()
     for i, dy in enumerate(range(first[0], last[0] + 1)):
         for j, dx in enumerate(range(first[1], last[1] + 1)):
             common = Box.at((0, 0), fixed).intersection(Box.at((dy, dx), moving))
             assert common is not None
             parts = f[common.slices], m[common.shifted(-dy, -dx).slices]
-            due = [float(np.square(part, dtype=float).sum()) for part in parts]
-            np.testing.assert_allclose([e[i, j] for e in found], due, rtol=1e-9)
+            due = [float(np.square(part, dtype=float).sum()) ** 0.5 for part in parts]
+            np.testing.assert_allclose([n[i, j] for n in found], due, rtol=1e-6)
+
+
+@given(
+    arrays(
+        np.float32,
+        array_shapes(min_dims=2, max_dims=2, max_side=7),
+        elements=st.integers(-2, 3),
+    )
+)
+def test_the_only_peak_wanted_is_the_first_of_all(height) -> None:
+    """Also where several are as high, and where none is above 0."""
+    valid = height != 0
+    for one, first in zip(find_peaks(height, valid, 1), find_peaks(height, valid, 5), strict=True):
+        np.testing.assert_array_equal(one, first[:1])

@@ -17,8 +17,8 @@ from mosaicreg import tifffiles
 from mosaicreg.errors import ImageError
 from mosaicreg.geometry import Box
 from mosaicreg.header import Header
-from mosaicreg.imagefile import read_header, read_image
-from mosaicreg.tiffscan import HEAD, scan
+from mosaicreg.imagefile import DTYPES, read_header, read_image
+from mosaicreg.tiffscan import HEAD, grey_image, scan
 
 WRITERS: dict[str, dict[str, Any]] = {
     "shaped": {},
@@ -82,6 +82,60 @@ def test_of_files_that_are_alike_one_is_looked_into(kind, tmp_path, monkeypatch)
     assert first == read_header(paths[0])
     monkeypatch.setattr(tifffile, "TiffFile", None)
     assert [read_header(p, known=known) for p in paths] == [first] * 3
+
+
+GREY = ["shaped", "bare", "big-endian", "bigtiff", "strips"]
+"""Kinds that are known without looking into any of them."""
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kind", GREY)
+def test_of_the_commonest_files_tifffile_need_not_know(dtype, kind, tmp_path, monkeypatch) -> None:
+    path = tmp_path / "a.tif"
+    image = np.random.default_rng(0).integers(0, 100, SHAPE).astype(dtype)
+    tifffile.imwrite(path, image, **WRITERS[kind])
+    due = read_header(path)
+    monkeypatch.setattr(tifffile, "TiffFile", None)
+    assert read_header(path, known={}) == due == Header("yx", SHAPE, image.dtype)
+    found = read_image(path)
+    assert found.dtype.newbyteorder("=") == image.dtype
+    np.testing.assert_array_equal(found, image)
+
+
+@pytest.mark.parametrize("kind", sorted({*WRITERS} - {*GREY}))
+def test_compressed_and_other_writers_files_are_left_to_tifffile(kind, tmp_path) -> None:
+    found = scan(str(write(tmp_path / "a.tif", **WRITERS[kind])))
+    assert found is not None
+    assert grey_image(found) is None
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"photometric": "miniswhite"},
+        {"subfiletype": 1},
+        {"description": '{"shape": [50, 40], "axes": "YX"}', "metadata": None},
+        {"description": '{"shape": [40, 50]}', "metadata": None},
+        {"description": "ImageJ=1.11a", "metadata": None},
+        {"software": "MetaMorph"},
+        {"extratags": [(315, 2, 0, "somebody", True)]},
+        {"extratags": [(274, 3, 1, 3, True)]},
+        {"predictor": True, "compression": "zlib"},
+    ],
+)
+def test_a_tag_that_might_say_more_is_left_to_tifffile(options, tmp_path) -> None:
+    path = write(tmp_path / "a.tif", **options)
+    found = scan(str(path))
+    assert found is None or grey_image(found) is None
+    assert outcome(path, {}) == outcome(path)
+
+
+@pytest.mark.parametrize("shape", [(1, 40), (40, 1), (1, 1)])
+def test_images_of_one_row_or_column_are_left_to_tifffile(shape, tmp_path) -> None:
+    found = scan(str(path := write(tmp_path / "a.tif", shape=shape)))
+    assert found is not None
+    assert grey_image(found) is None
+    assert outcome(path, {}) == outcome(path)
 
 
 @pytest.mark.parametrize("kind", UNUSUAL)
@@ -222,14 +276,11 @@ def pixels(path: Path, box: Box | None = None, lead: Any = None) -> np.ndarray |
 
 
 def pixels_by_tifffile(path: Path, box: Box | None = None, lead: Any = None) -> np.ndarray | str:
-    """The same where no other file is known."""
-    before = dict(tifffiles._stored)
-    tifffiles._stored.clear()
-    try:
+    """The same where no other file is known, nor any kind of file."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tifffiles, "_stored", {})
+        patch.setattr(tifffiles, "grey_image", lambda found: None)
         return pixels(path, box, lead)
-    finally:
-        tifffiles._stored.clear()
-        tifffiles._stored.update(before)
 
 
 @pytest.mark.parametrize("box", BOXES)
@@ -273,7 +324,7 @@ def test_files_like_one_known_from_its_header_or_its_pixels_are_not_opened_by_ti
     known_by_header = dict(tifffiles._stored)
     tifffiles._stored.clear()
     read_image(paths[1])
-    assert tifffiles._stored == known_by_header
+    assert tifffiles._stored == known_by_header or kind in GREY
     monkeypatch.setattr(tifffile, "TiffFile", None)
     np.testing.assert_array_equal(read_image(paths[2]), due)
 

@@ -226,13 +226,13 @@ def registered(
     """The layout of the tiles, measured and solved."""
     from mosaicreg.constraints import read_constraints
     from mosaicreg.layout import solve_layout
-    from mosaicreg.leastsquares import load_solver
+    from mosaicreg.leastsquares import factorise
     from mosaicreg.processes import meanwhile
     from mosaicreg.registration import register
 
     path = options["constraints"]
     constraints = read_constraints(path, mosaic.names) if path else None
-    meanwhile(load_solver)
+    meanwhile(factorise)  # loads it, a hundredth of a second, before somebody waits for it
     pairs = register(
         mosaic,
         channel=options["channel"],
