@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -121,8 +121,7 @@ def find_offset(
     return find_in_strips(*strips, plan)
 
 
-@dataclass(frozen=True, slots=True)
-class OffsetPlan:
+class OffsetPlan(NamedTuple):
     """What of two images to compare, and how to tell the result.
 
     Args:
@@ -238,8 +237,7 @@ def _look(pair: BinnedPair, search: Search, most: int = CANDIDATES) -> _Look | N
     return second if second and second.z > look.z else look
 
 
-@dataclass(frozen=True, slots=True)
-class _Look:
+class _Look(NamedTuple):
     """The highest peaks of the correlation of two strips.
 
     Args:
@@ -338,8 +336,7 @@ def binned_shifts(search: Search, by: int) -> tuple[NDArray[np.int64], NDArray[n
     return first, np.ceil(np.array(search.last) / by).astype(np.int64)
 
 
-@dataclass(frozen=True, slots=True)
-class Strips:
+class Strips(NamedTuple):
     """The fixed and the moving strip, stabilised, as they are and binned."""
 
     fixed: Image
@@ -356,8 +353,7 @@ class Strips:
         return cls(f, m, (Binned.of(bin_mean(f, by), by), Binned.of(bin_mean(m, by), by)))
 
 
-@dataclass(frozen=True, slots=True)
-class Fit:
+class Fit(NamedTuple):
     """A refined shift (y, x) of the moving strip, its standard error, and how well it fits.
 
     ``evidence`` compares candidates: Fisher's transform of the correlation in standard deviations,

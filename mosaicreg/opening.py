@@ -8,10 +8,9 @@ import posixpath
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -46,8 +45,7 @@ NAME_PATTERNS = (
 """Row and column numbers as microscopes write them into file names."""
 
 
-@dataclass(frozen=True)
-class _Found:
+class _Found(NamedTuple):
     """Image files and, where a position file names them, their positions, row by row."""
 
     folder: AnyPath
@@ -291,7 +289,7 @@ def _matched(found: _Found, path: AnyPath | None) -> _Found:
         raise InputError(f"{path} does not fit the tiles in {found.folder}", problems)
     order = np.array([rows[k] for k in range(len(found.files))])
     matched = PositionTable([table.names[k] for k in order], table.positions[order])
-    return replace(found, table=matched, origin=f"from {path.name}")
+    return found._replace(table=matched, origin=f"from {path.name}")
 
 
 def _check_unique(names: Sequence[str], path: AnyPath) -> None:
@@ -358,7 +356,7 @@ def _read_headers(
     table = found.table
     if table is not None:
         table = PositionTable([table.names[k] for k in kept], table.positions[kept])
-    return replace(found, files=[found.files[k] for k in kept], table=table), headers, problems
+    return found._replace(files=[found.files[k] for k in kept], table=table), headers, problems
 
 
 def _told(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,8 +70,7 @@ def recipe_for(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Style:
+class _Style(NamedTuple):
     dtype: np.dtype[Any]
     blend: Blend
     interpolation: Interpolation
@@ -255,8 +254,7 @@ def render_bands(plan: BlockPlan, rows: int) -> Iterator[NDArray[Any]]:
         del drawn
 
 
-@dataclass(frozen=True, slots=True)
-class _Needed:
+class _Needed(NamedTuple):
     """A tile that a block needs: around the pixels that it owns, and what reads it."""
 
     box: Box

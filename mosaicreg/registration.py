@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -234,8 +233,7 @@ def registration_lead(mosaic: Mosaic, channel: int, plane: int) -> Lead:
     return tuple(slices)
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(NamedTuple):
     """All that one task needs: its own few tiles and pairs, nothing of the others."""
 
     source: TileSource

@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,8 +29,7 @@ BLENDS: tuple[Blend, ...] = get_args(Blend)
 INTERPOLATIONS: tuple[Interpolation, ...] = get_args(Interpolation)
 
 
-@dataclass(frozen=True, slots=True)
-class Placed:
+class Placed(NamedTuple):
     """The part of a tile that one block needs.
 
     Args:

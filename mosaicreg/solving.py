@@ -8,7 +8,7 @@ each tile moves from where a model has it.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,8 +91,7 @@ class Edges:
         return LeastSquares(self.fixed, self.moving, self.tiles)
 
 
-@dataclass(frozen=True, slots=True)
-class Solution:
+class Solution(NamedTuple):
     """What `solve_within` found.
 
     Args:

@@ -5,8 +5,7 @@ Pure functions on arrays; no files, no dask.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,8 +24,7 @@ SPIKE = 12.0
 """A pixel this many robust standard deviations off its neighbours is the camera's own."""
 
 
-@dataclass(frozen=True, slots=True)
-class Search:
+class Search(NamedTuple):
     """Strips of two images that can overlap, and the shifts to try.
 
     ``fixed`` and ``moving`` are boxes in either image. A shift s puts moving strip pixel p on

@@ -151,7 +151,7 @@ def sample_pairs(batches: list[Batch], window: int, names: tuple[str, ...]) -> M
     for batch in batches:  # the first one loads what is needed
         whole = _Timed(batch.source)
         start = time.thread_time()
-        register_batch(replace(batch, source=whole), window, 0.0, names)
+        register_batch(batch._replace(source=whole), window, 0.0, names)
         pair = (time.thread_time() - start - whole.seconds) / len(batch.pairs)
     one = _Timed(batches[-1].source)  # registration reads what lies around its strips, not all
     height, width = (int(n) for n in batches[-1].shapes[0])
