@@ -76,7 +76,12 @@ def direct(library: Any) -> Blosc | None:
     compress.restype = decompress.restype = number
     name, level = CODEC[0].encode(), CODEC[1]
 
+    def check(array: NDArray[Any]) -> None:
+        if not array.flags.c_contiguous:
+            raise ValueError("blosc wants an array that lies in memory without gaps")
+
     def encode(pixels: NDArray[Any]) -> bytes:
+        check(pixels)
         out = np.empty(pixels.nbytes + HEADER, dtype=np.uint8)
         length = compress(
             level, BITSHUFFLE, pixels.itemsize, pixels.nbytes, pixels.ctypes.data,
@@ -87,6 +92,7 @@ def direct(library: Any) -> Blosc | None:
         return out[:length].tobytes()
 
     def decode(content: bytes | memoryview, out: NDArray[Any]) -> None:
+        check(out)
         source = np.frombuffer(content, dtype=np.uint8)
         length = decompress(source.ctypes.data, out.ctypes.data, out.nbytes, 1)
         if length != out.nbytes:

@@ -124,8 +124,9 @@ def write_atomically(path: AnyPath, content: Content) -> None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _beside(path)
+    file = temporary.open("xb")
     try:
-        with temporary.open("xb") as file:
+        with file:
             file.writelines(pieces)
         temporary.replace(path)
     except BaseException:

@@ -155,7 +155,7 @@ def solve_robustly(
 
     Args:
         edges: all pairs.
-        squares: over their incidence.
+        squares: `Edges.squares` of them.
         model: (n, 2) where tiles lie but for their moves.
         kept: (m,) which pairs have a say.
         bend: px.

@@ -229,11 +229,12 @@ class Overlap:
         return shift, moving, outliers
 
     def _shared_gradient(self, shift: NDArray[np.float64]) -> float:
-        """Correlation of the two strips' gradients at ``shift``, from a ninth of the rows."""
+        """Correlation of the two strips' gradients at ``shift``, from a ninth of many rows."""
         product = own = other = 0.0
-        strides = 9 * self.stride, self.stride
+        every = min(9, max(1, len(self.fixed) // 4))
+        strides = every * self.stride, self.stride
         for axis in (0, 1):
-            a = self.gradient[axis][::9]
+            a = self.gradient[axis][::every]
             kernels = (_cubic_slope, _cubic) if axis == 0 else (_cubic, _cubic_slope)
             b = self._sampled(shift, kernels, strides, a.shape)
             product += float(np.vdot(a, b))
@@ -253,6 +254,7 @@ class _Equations:
     def __init__(self, overlap: Overlap) -> None:
         self._trends = overlap.trends
         self._target = overlap.fixed.ravel()
+        self._energy = float(np.vdot(self._target, self._target))
         self._room = np.empty((12, self._target.size), dtype=np.float32)
         self._design = self._room[:8]
         rows = self._design.reshape(-1, *overlap.fixed.shape)
@@ -294,12 +296,32 @@ class _Equations:
         normal, right = self._normal[:count, :count].copy(), self._right[:count].copy()
         if outliers.size:  # few: what they have added is taken away again
             left_out = design[:, outliers].astype(np.float64)
-            normal -= left_out @ left_out.T
-            right -= left_out @ self._target[outliers]
+            target = self._target[outliers].astype(np.float64)
+            theirs = left_out @ left_out.T
+            if (10 * theirs.diagonal() > normal.diagonal()).any() or (
+                10 * float(np.vdot(target, target)) > self._energy
+            ):
+                normal, right = self._without(outliers)
+            else:
+                normal -= theirs
+                right -= left_out @ target
         self._solved = normal
         solution = np.asarray(np.linalg.solve(normal, right), dtype=np.float64)
         residual = solution.astype(np.float32) @ design
         return solution, np.subtract(self._target, residual, out=residual)
+
+    def _without(
+        self, outliers: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """All products of the other pixels alone.
+
+        Where outliers have a tenth of all or more, others would suffer from their rounding.
+        """
+        theirs = self._design[:, outliers]
+        self._design[:, outliers] = 0
+        normal, right = self._design @ self._design.T, self._design @ self._target
+        self._design[:, outliers] = theirs
+        return normal.astype(np.float64), right.astype(np.float64)
 
     def _multiply(self, first: int, last: int) -> None:
         """The products of some rows of the design."""

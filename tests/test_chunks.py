@@ -115,6 +115,18 @@ def test_a_chunk_that_does_not_hold_what_it_says_is_told_of() -> None:
             one.decode(bytes(content), np.empty(4096, np.uint16))
 
 
+def test_pixels_with_gaps_are_refused() -> None:
+    """Not written beside, nor taken with what lies between them."""
+    wide = np.zeros((64, 64), np.uint16)
+    content = codec().encode(np.ones((64, 32), np.uint16))
+    for one in (codec(), public()):
+        with pytest.raises(ValueError, match=r"gaps|contiguous"):
+            one.encode(wide[:, ::2])
+        with pytest.raises(ValueError, match=r"gaps|contiguous"):
+            one.decode(content, wide[:, ::2])
+    assert not wide.any()
+
+
 def test_numcodecs_itself_is_not_loaded_for_it_and_works_beside_it() -> None:
     code = """
 import sys

@@ -7,6 +7,7 @@ import json
 import resource
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 import zarr
 
 from mosaicreg.cli import COMMANDS
+from mosaicreg.cli.running import installed_versions
 from mosaicreg.imagefile import read_image, write_tiff
 
 
@@ -53,6 +55,49 @@ def test_help_answers_at_once() -> None:
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         spent.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     assert min(spent) < 0.3
+
+
+@pytest.mark.parametrize("command", [("--version",), ("doctor", "nothing"), ("demo", "--wrong")])
+def test_a_process_ends_as_the_command_does(command) -> None:
+    """Though Python does not take itself apart: all is printed, what is to be done at exit is."""
+    code = f"""
+import atexit, sys
+sys.argv[1:] = {command!r}
+atexit.register(print, "at exit")
+from mosaicreg.cli import {{}}
+"""
+    ends = []
+    for call in ("run; run()", "main; main(prog_name='mosaicreg')"):
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-c", code.format(call)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.stdout.endswith("at exit\n")
+        ends.append((done.returncode, done.stdout, done.stderr))
+    assert ends[0] == ends[1]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_what_cannot_be_printed_is_no_success() -> None:
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "mosaicreg", "--version"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False)
+    assert done.returncode != 0
+    assert b"No space left" in done.stderr
+
+
+def test_a_profiler_gets_to_tell(tmp_path) -> None:
+    profile = tmp_path / "profile"
+    command = [sys.executable, "-m", "cProfile", "-o", profile, "-m", "mosaicreg", "--version"]
+    subprocess.run(command, check=True, capture_output=True)
+    assert profile.stat().st_size > 1000
+
+
+def test_versions_are_those_that_the_libraries_tell() -> None:
+    names = ("numpy", "scipy", "dask", "zarr", "tifffile", "google-crc32c", "mosaicreg")
+    assert installed_versions(names) == {name: version(name) for name in names}
 
 
 def test_importing_the_package_loads_nothing_heavy() -> None:

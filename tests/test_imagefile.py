@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,14 @@ from strategies import DTYPES, random_pixels
 
 from mosaicreg.errors import ImageError
 from mosaicreg.geometry import Box
-from mosaicreg.imagefile import is_image, read_header, read_image, write_png, write_tiff
+from mosaicreg.imagefile import (
+    is_image,
+    read_header,
+    read_image,
+    write_atomically,
+    write_png,
+    write_tiff,
+)
 
 RNG = np.random.default_rng(0)
 
@@ -239,3 +248,33 @@ def test_our_own_files_come_back_as_they_were(tmp_path) -> None:
         write_tiff(tmp_path / "new" / "a.tif", image)
         np.testing.assert_array_equal(read_image(tmp_path / "new" / "a.tif"), image)
     assert sorted(p.name for p in tmp_path.rglob("*.*")) == ["a.png", "a.tif"]
+
+
+def test_a_file_is_the_old_one_or_the_whole_new_one(tmp_path) -> None:
+    path = tmp_path / "new" / "ä.csv"
+    write_atomically(path, b"old")
+
+    def pieces() -> Iterator[bytes]:
+        yield b"half"
+        assert path.read_bytes() == b"old"
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(path, pieces())
+    assert path.read_bytes() == b"old"
+    write_atomically(path, [b"ne", memoryview(b"w")])
+    assert path.read_bytes() == b"new"
+    with pytest.raises(OSError, match="irectory"):
+        write_atomically(path.parent, b"a folder is in the way")
+    assert [p.name for p in tmp_path.rglob("*")] == ["new", path.name]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows knows no umask")
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o077, 0o600)])
+def test_who_may_read_a_file_is_what_the_umask_says(mask, mode, tmp_path) -> None:
+    before = os.umask(mask)
+    try:
+        write_atomically(tmp_path / "a", b"")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a").stat().st_mode & 0o777 == mode

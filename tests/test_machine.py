@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import threading
 import time
@@ -129,3 +130,25 @@ def test_a_failure_is_that_of_the_first_part_that_fails() -> None:
     assert [next(ways), next(ways)] == ["a", "b"]
     with pytest.raises(ValueError, match="c"):
         next(ways)
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_libraries_use_one_thread_where_tasks_share_out_the_cores(late: bool) -> None:
+    """Because the command says so before they are loaded, or because they are told."""
+    code = f"""
+import os, sys
+for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.pop(name, None)
+if {late}:
+    import numpy
+from mosaicreg.cli import main
+from mosaicreg.machine import one_blas_thread
+main.callback()
+import numpy
+one_blas_thread()
+from threadpoolctl import threadpool_info
+print(*[about["num_threads"] for about in threadpool_info() if about["user_api"] == "blas"])
+"""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert set(done.stdout.split()) == {"1"}

@@ -59,6 +59,18 @@ def test_each_step_is_a_least_squares_fit_of_its_own(shape) -> None:
     assert len(solution) == 12
 
 
+@pytest.mark.parametrize("times", [3.0, 1e3, 1e6])
+def test_outliers_that_outshine_all_others_leave_no_trace(times) -> None:
+    """Nothing of single precision is lost to them."""
+    overlap, bright = overlap_of_two((60, 70)), np.arange(500, 540)
+    moving = overlap.shifted(np.array([0.1, -0.2]))
+    moving.ravel()[bright] *= np.float32(times)
+    overlap.fixed.ravel()[bright] *= np.float32(times)
+    solution, _ = _Equations(overlap).solve(moving, bright)
+    due, _ = plainly(overlap, moving, bright, False)
+    np.testing.assert_allclose(solution[3:5], due[3:5], atol=1e-3)
+
+
 def test_the_correlation_is_that_of_what_no_plane_explains() -> None:
     overlap = overlap_of_two((40, 120))
     moving = overlap.shifted(np.array([0.1, -0.2]))

@@ -241,11 +241,12 @@ class LazyGroup(click.Group):
 @click.version_option(package_name="mosaicreg")
 def main() -> None:
     """Overlapping image tiles to one zarr mosaic, larger than memory, on dask."""
-    # Tasks, not libraries, share out the cores; has to be said before numpy is loaded.
+    # Tasks, not libraries, share out the cores; once numpy is loaded it would be a lie to say so.
     from mosaicreg.machine import THREADS_OF_LIBRARIES
 
-    for name in THREADS_OF_LIBRARIES:
-        os.environ.setdefault(name, "1")
+    if "numpy" not in sys.modules:
+        for name in THREADS_OF_LIBRARIES:
+            os.environ.setdefault(name, "1")
     # Loading makes some 60,000 objects that stay: looking for garbage among them takes a tenth of
     # the start, and at the end, when they go anyhow, longer than all else.
     gc.set_threshold(100_000)
@@ -256,19 +257,20 @@ def run() -> None:
     """`main`, as the whole of a process.
 
     When all is done, Python would take apart what it has loaded, a hundredth of a second: it ends
-    without. As usual it ends where other threads run, which are waited for, or where what was
-    printed reaches nobody.
+    without. As usual it ends where other threads run, which are waited for, where what was printed
+    reaches nobody, or where somebody watches (a profiler, a debugger), who has yet to tell.
     """
     try:
         main(prog_name="mosaicreg")
     except SystemExit as end:
         code = 0 if end.code is None else end.code
-        if not isinstance(code, int) or threading.active_count() > 1:
+        watched = sys.getprofile() is not None or sys.gettrace() is not None
+        if not isinstance(code, int) or threading.active_count() > 1 or watched:
             raise
         try:
             sys.stdout.flush()
             sys.stderr.flush()
-        except (AttributeError, OSError):
+        except (AttributeError, OSError, ValueError):
             raise end from None
         atexit._run_exitfuncs()
         os._exit(code)

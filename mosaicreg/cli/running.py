@@ -64,7 +64,7 @@ def errors_for_people() -> Iterator[None]:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
             raise
-        click.echo(f"mosaicreg: {error.filename}: {error.strerror}\n{GO_ON}", err=True)
+        click.echo(f"mosaicreg: {error.filename or 'output'}: {error.strerror}\n{GO_ON}", err=True)
         sys.exit(UNFINISHED)
     except KeyboardInterrupt:
         click.echo(f"\nmosaicreg: stopped. {GO_ON}", err=True)
