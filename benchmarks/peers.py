@@ -181,6 +181,15 @@ class Results:
         ]  # fmt: skip
         return median([sum(r["parts"].values()) for r in rows]) if rows else float("nan")
 
+    def by_rounds(self, side: int) -> float:
+        """Wall time of workers over that of one: the middle one of all rounds' ratios.
+
+        A machine that is now slow, now fast disturbs both of one round more alike than all rounds.
+        """
+        walls = [self.values(side, OURS, step, "wall") for step in ("stitch", "stitch, 1 worker")]
+        ratios = [workers / one for workers, one in zip(*walls, strict=False)]
+        return median(ratios) if ratios else float("nan")
+
     @property
     def sides(self) -> list[int]:
         """Grids measured."""
@@ -236,6 +245,7 @@ class Results:
             / bare,
             "the same, less start": (register - start) / pairs / bare,
             "wall, workers / 1 worker": float(np.divide(*wall)),
+            "the same, median of the rounds": self.by_rounds(side),
             "peak memory of ours, MB": self.middle(side, OURS, "stitch", "peak"),
             "peak memory, ASHLAR / ours": self.middle(side, "ASHLAR", "stitch", "peak")
             / self.middle(side, OURS, "stitch", "peak"),
