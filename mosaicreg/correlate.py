@@ -346,11 +346,14 @@ class Strips(NamedTuple):
     @classmethod
     def prepare(cls, fixed: NDArray[Any], moving: NDArray[Any], search: Search) -> Strips | None:
         """None where a strip is flat."""
-        f, m = stabilise(fixed), stabilise(moving)
-        if f is None or m is None:
-            return None
-        by = binning(search)
-        return cls(f, m, (Binned.of(bin_mean(f, by), by), Binned.of(bin_mean(m, by), by)))
+        by, made = binning(search), []
+        for strip in (fixed, moving):  # one after the other, while a core's cache holds it
+            image = stabilise(strip)
+            if image is None:
+                return None
+            made.append((image, Binned.of(bin_mean(image, by), by)))
+        (f, f_binned), (m, m_binned) = made
+        return cls(f, m, (f_binned, m_binned))
 
 
 class Fit(NamedTuple):

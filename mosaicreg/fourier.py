@@ -63,7 +63,9 @@ def direct(compiled: Any) -> Transforms:
     no_division, by_length = 0, 2
 
     def fft(image: NDArray[Any], length: int, axis: int) -> Any:
-        return compiled.c2c(_of_length(image, length, axis), (axis,), True, no_division, None, 1)
+        padded = _of_length(image, length, axis)
+        made = None if np.may_share_memory(padded, image) else padded
+        return compiled.c2c(padded, (axis,), True, no_division, made, 1)
 
     def ifft(image: NDArray[Any], length: int, axis: int) -> Any:
         image = _of_length(image, length, axis)
@@ -84,8 +86,9 @@ def _of_length(image: NDArray[Any], length: int, axis: int) -> NDArray[Any]:
     have, before = image.shape[axis], (slice(None),) * axis
     if have >= length:
         return image[*before, :length]
-    padded = np.zeros((*image.shape[:axis], length, *image.shape[axis + 1 :]), dtype=image.dtype)
+    padded = np.empty((*image.shape[:axis], length, *image.shape[axis + 1 :]), dtype=image.dtype)
     padded[*before, :have] = image
+    padded[*before, have:] = 0
     return padded
 
 

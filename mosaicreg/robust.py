@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-SAMPLE = 3000
+SAMPLE = 1500
 """So many values, evenly spread, stand for an image: they tell its scatter to some two percent."""
 NORMAL = 1.4826
 """Standard deviation of normal noise over the median of its absolute values."""

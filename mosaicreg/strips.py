@@ -105,7 +105,9 @@ def despike(image: Image) -> Image:
     sample = image[:: 4 if image.shape[0] > 16 else 1]
     if min(image.shape) < 3:
         return image
-    bend = np.abs(sample[:, 1:-1] - (sample[:, :-2] + sample[:, 2:]) * np.float32(0.5))
+    bend = sample[:, :-2] + sample[:, 2:]
+    bend *= np.float32(0.5)
+    np.abs(np.subtract(bend, sample[:, 1:-1], out=bend), out=bend)
     spread = scatter(bend)
     largest = bend.max()
     if spread == 0 and largest > 0:
@@ -144,7 +146,8 @@ def bin_mean(image: Image, by: int) -> Image:
     while by > 1 and min(image.shape) >= 2:
         height, width = (n // 2 * 2 for n in image.shape)
         rows = image[0:height:2, :width] + image[1:height:2, :width]
-        image = (rows[:, 0::2] + rows[:, 1::2]) * np.float32(0.25)
+        image = rows[:, 0::2] + rows[:, 1::2]
+        image *= np.float32(0.25)
         by //= 2
     return image
 

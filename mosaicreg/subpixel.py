@@ -14,13 +14,15 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mosaicreg.edges import Line, framed, neighbour_sums, rows_of
+from mosaicreg.edges import framed, rows_of
 from mosaicreg.robust import NORMAL, median_of, thinned
 
 Image = NDArray[np.float32]
 
+_FURTHEST = 0.99
+"""px; a fit that moves further needs another overlap."""
 _PAD = 4
-"""Pixels kept around the fitted ones for the reach of a shift, the cubic and its gradient."""
+"""Pixels kept around the fitted ones for such a shift, the cubic and its gradient, and one more."""
 _MIN_ACROSS = 3
 """Overlaps narrower than this many px are not fitted."""
 _MOST_CUTS = 4
@@ -36,6 +38,10 @@ _OUTLIER = 5.0
 """Residuals beyond this many robust standard deviations are left out of the next step."""
 _STEP = slice(3, 5)
 """Place of the step (y, x) among the unknowns."""
+_PLANE = slice(6, 9)
+"""Rows of offset and its trends in `_Equations`."""
+_SMALL_PRODUCT = 900_000
+"""Multiplications of a product of matrices for which OpenBLAS needs no copies of these."""
 _NOISE_AREA = {order: (4.0**order / float(comb(2 * order, order))) ** 2 for order in (2, 4, 8)}
 """Pixels over which `smooth` spreads white noise: 1 / sum of its squared weights."""
 
@@ -79,8 +85,8 @@ class Overlap:
     to 1 over the overlap: shading is a gain, and inside an overlap little more than a linear trend.
     Both strips are smoothed alike; sums go over every ``stride``-th pixel, since smoothing leaves
     nothing between them. ``moving`` has every ``stride``-th row of the whole strip from the first,
-    then from the second one on, and counts in ``unit``, which saves a pass over it. ``trends`` are
-    a column and a row.
+    then from the second one on, ``pad`` px more at each edge than ``fixed``, and counts in
+    ``unit``, which saves a pass over it. ``trends`` are a column and a row.
     """
 
     fixed: Image
@@ -88,6 +94,7 @@ class Overlap:
     moving: tuple[Image, ...]
     trends: tuple[Image, Image]
     stride: int
+    pad: int
     unit: float
     excess: float
     area: int
@@ -104,14 +111,18 @@ class Overlap:
         order = min(order, 4 if across >= 16 else 2) if across < 32 else order
         stride = 2 if across >= 32 else 1
         a, b = f[y0:y1, x0:x1], m[y0 - base[0] : y1 - base[0], x0 - base[1] : x1 - base[1]]
-        a, b, unit = _binomial_sums(a, order), _binomial_sums(b, order), 0.25**order
         # Edge pixels are left out where there are enough: smoothing and shifting made them up.
         edge = min(_PAD, across // 8)
+        # Where a little smoothing reaches none that is looked at, there is no need to make any up.
+        lost = order // 2 if edge == _PAD and order == 2 else 0
+        if not lost:
+            a, b = framed(a, order // 2), framed(b, order // 2)
+        a, b, unit = _binomial_sums(a, order), _binomial_sums(b, order), 0.25**order
         if edge < _PAD:
             b = framed(b, _PAD - edge)
         if edge == 0:
             a = framed(a, 1)
-        margin = max(1, edge)
+        margin = max(1, edge) - lost
         rows, cols = (slice(margin, n - margin, stride) for n in a.shape)
         up, down = (slice(margin + s, a.shape[0] - margin + s, stride) for s in (-1, 1))
         left, right = (slice(margin + s, a.shape[1] - margin + s, stride) for s in (-1, 1))
@@ -127,6 +138,7 @@ class Overlap:
             moving=tuple(np.ascontiguousarray(b[k::stride]) for k in range(stride)),
             trends=trends,
             stride=stride,
+            pad=_PAD - lost,
             unit=unit,
             excess=max(1.0, _NOISE_AREA[order] / stride**2),
             area=(y1 - y0) * (x1 - x0),
@@ -146,7 +158,7 @@ class Overlap:
     ) -> Image:
         """The moving strip under a kernel per axis, at some rows and columns of the overlap."""
         (top, down), (left, across) = (
-            _taps(-s, kernel) for s, kernel in zip(shift, kernels, strict=True)
+            _taps(self.pad - s, kernel) for s, kernel in zip(shift, kernels, strict=True)
         )
         height, width = shape
         step = strides[0] // self.stride
@@ -214,8 +226,8 @@ class Overlap:
             shift = shift - solution[_STEP]
             if not np.isfinite(shift).all():
                 raise np.linalg.LinAlgError("no signal")
-            if np.abs(shift).max() > _PAD - 3:
-                shift = np.clip(shift, 3 - _PAD, _PAD - 3)
+            if np.abs(shift).max() > _FURTHEST:
+                shift = np.clip(shift, -_FURTHEST, _FURTHEST)
                 break
             off = np.abs(residual, out=residual).reshape(self.fixed.shape)
             some = thinned(off)[telling]
@@ -246,107 +258,105 @@ class _Equations:
     """The linear least squares of one Gauss-Newton step over one overlap.
 
     The unknowns are gain and its trends along v and u, minus the step (y, x), offset and its
-    trends; once stretched, also the trends of minus the step. Only the first three rows of the
-    design, those of the moving strip, change from step to step, so all is kept in one place and
-    nothing is copied; where stretching is all that changes, its products are added to those known.
+    trends; once stretched, also the trends of minus the step. The target and what each unknown is
+    multiplied with are rows of one array, in that order. Only those of the moving strip change from
+    step to step, and only the products that they take part in; a stretch adds its own.
     """
 
     def __init__(self, overlap: Overlap) -> None:
         self._trends = overlap.trends
-        self._target = overlap.fixed.ravel()
-        self._energy = float(np.vdot(self._target, self._target))
-        self._room = np.empty((12, self._target.size), dtype=np.float32)
-        self._design = self._room[:8]
-        rows = self._design.reshape(-1, *overlap.fixed.shape)
+        shape, size = overlap.fixed.shape, overlap.fixed.size
+        self._room = np.empty((13, size), dtype=np.float32)
+        rows = self._room.reshape(13, *shape)
+        # Brightness is an unknown: without most of it, sums of squares are of what varies, and
+        # exact.
+        self._level = np.float32(median_of(thinned(overlap.fixed)))
+        np.subtract(overlap.fixed, self._level, out=rows[0])
         for row, values in zip(
-            rows[3:], (*overlap.gradient, np.float32(1), *overlap.trends), strict=True
+            rows[4:9], (*overlap.gradient, np.float32(1), *overlap.trends), strict=True
         ):
             row[...] = values
-        # Of offset and trends, which are orthogonal: sums of squares.
-        size = float(self._target.size)
-        squares = (size, *(size * _mean_square(n) for n in overlap.fixed.shape))
-        self._scale = np.maximum(squares, 1e-6).astype(np.float32)
-        # Products of all rows with each other and with the target, from the fourth to how many.
-        self._normal, self._right, self._known = np.empty((12, 12)), np.empty(12), 3
+        self._count = 9
+        # Of all rows with each other; of offset and trends known: these are orthogonal.
+        self._products = np.zeros((13, 13))
+        self._plane = np.array((size, *(size * _mean_square(n) for n in shape)))
+        np.fill_diagonal(self._products[_PLANE, _PLANE], self._plane)
+        self._multiply(slice(4, 6), slice(4, 9))
         self._moving: Image | None = None
-        self._solved = self._normal[:0, :0]
+        self._solved = self._products[:0, :0]
 
     def stretch(self, gradient: tuple[Image, Image]) -> None:
         """From now on the step may change linearly along v and u."""
-        self._design = self._room
-        rows = iter(self._room[8:].reshape(-1, *gradient[0].shape))
+        rows = iter(self._room[9:].reshape(-1, *gradient[0].shape))
         for slope in gradient:
             for trend in self._trends:
                 np.multiply(slope, trend, out=next(rows))
+        self._count = 13
+        self._multiply(slice(9, 13), slice(0, 9))
+        # With one row more, since numpy has a slower routine for an array times itself.
+        self._multiply(slice(9, 13), slice(8, 13))
 
     def solve(
         self, moving: Image, outliers: NDArray[np.int64]
     ) -> tuple[NDArray[np.float64], Image]:
         """The unknowns, and what they leave unexplained of each pixel of the fixed strip."""
-        design, count = self._design, len(self._design)
+        rows, count = self._room[: self._count], self._count
         if moving is not self._moving:
             self._moving = moving
-            rows = design[:3].reshape(3, *moving.shape)
-            rows[0] = moving
-            for row, trend in zip(rows[1:], self._trends, strict=True):
-                np.multiply(moving, trend, out=row)
-            self._multiply(0, 3)
-        self._multiply(self._known, count)
-        self._known = count
-        normal, right = self._normal[:count, :count].copy(), self._right[:count].copy()
+            first, *trended = rows[1:4].reshape(3, *moving.shape)
+            np.subtract(moving, self._level, out=first)
+            for row, trend in zip(trended, self._trends, strict=True):
+                np.multiply(first, trend, out=row)
+            self._multiply(slice(0, 4), slice(0, count))
+        products = self._products[:count, :count]
         if outliers.size:  # few: what they have added is taken away again
-            left_out = design[:, outliers].astype(np.float64)
-            target = self._target[outliers].astype(np.float64)
+            left_out = rows[:, outliers].astype(np.float64)
             theirs = left_out @ left_out.T
-            if (10 * theirs.diagonal() > normal.diagonal()).any() or (
-                10 * float(np.vdot(target, target)) > self._energy
-            ):
-                normal, right = self._without(outliers)
+            if (10 * theirs.diagonal() > products.diagonal()).any():
+                products = self._without(outliers)
             else:
-                normal -= theirs
-                right -= left_out @ target
-        self._solved = normal
-        solution = np.asarray(np.linalg.solve(normal, right), dtype=np.float64)
-        residual = solution.astype(np.float32) @ design
-        return solution, np.subtract(self._target, residual, out=residual)
+                products = products - theirs
+        self._solved = products[1:, 1:]
+        solution = np.linalg.solve(self._solved, products[1:, 0])
+        residual: Image = np.concatenate(([1], -solution)).astype(np.float32) @ rows
+        return solution, residual
 
-    def _without(
-        self, outliers: NDArray[np.int64]
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def _without(self, outliers: NDArray[np.int64]) -> NDArray[np.float64]:
         """All products of the other pixels alone.
 
         Where outliers have a tenth of all or more, others would suffer from their rounding.
         """
-        theirs = self._design[:, outliers]
-        self._design[:, outliers] = 0
-        normal, right = self._design @ self._design.T, self._design @ self._target
-        self._design[:, outliers] = theirs
-        return normal.astype(np.float64), right.astype(np.float64)
+        rows = self._room[: self._count]
+        theirs = rows[:, outliers]
+        rows[:, outliers] = 0
+        products = rows @ rows.T
+        rows[:, outliers] = theirs
+        return products.astype(np.float64)
 
-    def _multiply(self, first: int, last: int) -> None:
-        """The products of some rows of the design."""
-        count = len(self._design)
-        # BLAS takes products of a few rows four times faster than that of all with themselves.
-        few = max(1, 36 // count)
-        for k in range(first, last, few):
-            some = self._design[k : min(k + few, last)]
-            products = some @ self._design.T
-            self._normal[k : k + len(some), :count] = products
-            self._normal[:count, k : k + len(some)] = products.T
-        if first < last:
-            self._right[first:last] = self._design[first:last] @ self._target
+    def _multiply(self, some: slice, others: slice) -> None:
+        """The products of some rows with others."""
+        a, b = self._room[some], self._room[others]
+        # BLAS takes small products several times as fast.
+        parts = -(-len(a) * len(b) * a.shape[1] // _SMALL_PRODUCT)
+        step = -(-a.shape[1] // parts)
+        products = a[:, :step] @ b[:, :step].T
+        for k in range(step, a.shape[1], step):
+            products += a[:, k : k + step] @ b[:, k : k + step].T
+        self._products[some, others] = products
+        self._products[others, some] = products.T
 
     def correlation(self) -> float:
         """Normalised cross-correlation of the two strips, each freed of its linear trend."""
-        basis = self._design[5:8]
-        a, b = (c - ((basis @ c) / self._scale) @ basis for c in (self._target, self._design[0]))
-        norm = float(np.vdot(a, a)) * float(np.vdot(b, b))
-        return float(np.vdot(a, b)) / float(np.sqrt(norm)) if norm > 0 else 0.0
+        trends = self._products[:2, _PLANE]
+        (own, product), (_, other) = self._products[:2, :2] - (
+            trends / np.maximum(self._plane, 1e-6) @ trends.T
+        )
+        return float(product / np.sqrt(own * other)) if own > 0 and other > 0 else 0.0
 
     def variance(self, residual: Image, outliers: NDArray[np.int64]) -> NDArray[np.float64]:
         """Of the unknowns solved last, from what they left unexplained."""
         inside = np.delete(residual, outliers) if outliers.size else residual
-        noise = float(np.vdot(inside, inside)) / max(1, inside.size - len(self._design))
+        noise = float(np.vdot(inside, inside)) / max(1, inside.size - self._count + 1)
         return np.asarray(np.linalg.inv(self._solved).diagonal() * noise, dtype=np.float64)
 
 
@@ -355,20 +365,21 @@ def smooth(image: Image, order: int) -> Image:
 
     Edges are continued by their last pixel.
     """
-    sums = _binomial_sums(image, order)
+    sums = _binomial_sums(framed(image, order // 2), order)
     sums *= np.float32(0.25**order)
     return sums
 
 
 def _binomial_sums(image: Image, order: int) -> Image:
-    """4**order times what `smooth` gives."""
+    """4**order times the smoothed image, without the order / 2 pixels at each edge.
 
-    def sums(line: Line, step: int) -> Line:
-        for _ in range(order):
-            line = line[:-step] + line[step:]
-        return line
-
-    return neighbour_sums(image, order // 2, sums)
+    Pixels are taken as one long line, as in `mosaicreg.edges.neighbour_sums`.
+    """
+    height, width = image.shape
+    line = image.ravel()
+    for step in (width,) * order + (1,) * order:
+        line = line[:-step] + line[step:]
+    return rows_of(line, (height - order, width - order), width)
 
 
 def _ramp(n: int) -> Image:
@@ -391,11 +402,11 @@ def _weighted_sum(images: list[Image], weights: list[float]) -> Image:
 
 
 def _taps(place: float, kernel: Callable[[float], list[float]]) -> tuple[int, list[float]]:
-    """First pixel of a padded strip, and the weights from there on, for a position in pixels."""
+    """First pixel of a strip, and the weights from there on, for a position in pixels."""
     whole = int(np.floor(place))
     weights = kernel(float(place - whole))
     # The cubic reaches from the pixel before to two after, its slope one further each way.
-    return _PAD + whole - (len(weights) - 2) // 2, weights
+    return whole - (len(weights) - 2) // 2, weights
 
 
 def _cubic(t: float) -> list[float]:
