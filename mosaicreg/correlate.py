@@ -332,8 +332,8 @@ BinnedPair = tuple[Binned, Binned]
 
 def binned_shifts(search: Search, by: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """First and last (y, x) shift of strips binned by so much, both included."""
-    first = np.floor(np.array(search.first) / by).astype(np.int64)
-    return first, np.ceil(np.array(search.last) / by).astype(np.int64)
+    first, last = ((s // by for s in search.first), (-(-s // by) for s in search.last))
+    return np.array([*first]), np.array([*last])
 
 
 class Strips(NamedTuple):

@@ -282,7 +282,7 @@ def register_batch(
     one_blas_thread()
     turning = TURN[0] in names
     columns = np.full((len(names), len(batch.pairs)), np.nan)
-    searches = [_search(batch, pair, window) for pair in batch.pairs]
+    searches = _searches(batch, window)
     strips_of_tile: dict[int, list[tuple[int, Box]]] = defaultdict(list)
     for row, (pair, search) in enumerate(zip(batch.pairs, searches, strict=True)):
         if search is not None:
@@ -331,11 +331,14 @@ def _around(boxes: list[Box]) -> Box:
     )
 
 
-def _search(batch: Batch, pair: IntArray, window: int) -> Search | None:
-    fixed, moving = (int(k) for k in pair)
-    dy, dx = (float(v) for v in batch.positions[moving] - batch.positions[fixed])
-    shapes = batch.shapes.tolist()
-    return plan_search(tuple(shapes[fixed]), tuple(shapes[moving]), (dy, dx), (window, window))
+def _searches(batch: Batch, window: int) -> list[Search | None]:
+    """What to compare of each pair."""
+    shapes = [tuple(shape) for shape in batch.shapes.tolist()]
+    told = (batch.positions[batch.pairs[:, 1]] - batch.positions[batch.pairs[:, 0]]).tolist()
+    return [
+        plan_search(shapes[fixed], shapes[moving], (dy, dx), (window, window))
+        for (fixed, moving), (dy, dx) in zip(batch.pairs.tolist(), told, strict=True)
+    ]
 
 
 class _Null:

@@ -5,6 +5,7 @@ Pure functions on arrays; no files, no dask.
 
 from __future__ import annotations
 
+from math import floor
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -58,7 +59,7 @@ def plan_search(
     strips, bounds = [], []
     for axis in (0, 1):
         n_fixed, n_moving = fixed_shape[axis], moving_shape[axis]
-        centre = int(np.floor(expected[axis] + 0.5))
+        centre = floor(expected[axis] + 0.5)
         low = max(centre - max_shift[axis], 1 - n_moving)
         high = min(centre + max_shift[axis], n_fixed - 1)
         if low > high:

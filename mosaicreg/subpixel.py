@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import comb
+from itertools import product
+from math import comb, floor, isfinite
 from typing import NamedTuple
 
 import numpy as np
@@ -38,8 +39,8 @@ _OUTLIER = 5.0
 """Residuals beyond this many robust standard deviations are left out of the next step."""
 _STEP = slice(3, 5)
 """Place of the step (y, x) among the unknowns."""
-_PLANE = slice(6, 9)
-"""Rows of offset and its trends in `_Equations`."""
+_GRADIENT, _PLANE, _TRENDS = (4, 5), slice(6, 9), (7, 8)
+"""Rows of the step, of offset and its trends, and of these trends alone, in `_Equations`."""
 _SMALL_PRODUCT = 900_000
 """Multiplications of a product of matrices for which OpenBLAS needs no copies of these."""
 _NOISE_AREA = {order: (4.0**order / float(comb(2 * order, order))) ** 2 for order in (2, 4, 8)}
@@ -158,7 +159,7 @@ class Overlap:
     ) -> Image:
         """The moving strip under a kernel per axis, at some rows and columns of the overlap."""
         (top, down), (left, across) = (
-            _taps(self.pad - s, kernel) for s, kernel in zip(shift, kernels, strict=True)
+            _taps(self.pad - s, kernel) for s, kernel in zip(shift.tolist(), kernels, strict=True)
         )
         height, width = shape
         step = strides[0] // self.stride
@@ -191,7 +192,7 @@ class Overlap:
             shift, moving, outliers = self._converge(start, equations := _Equations(self), fine)
             if not fine:
                 return shift, np.inf, np.nan
-            equations.stretch(self.gradient)
+            equations.stretch()
             solution, residual = equations.solve(moving, outliers)
             # The gradient of fixed is partly the gradient of its noise, which says nothing about
             # the shift: only the part that the moving strip shares does.
@@ -218,23 +219,24 @@ class Overlap:
         tolerance, step = _FINE if fine else _ROUGH, 0.0
         # Where nothing changes (saturated, or a background of zeros) nothing is left over, and
         # nothing is said about the shift.
-        telling = thinned(self.gradient[0]) != 0
+        telling = np.flatnonzero(thinned(self.gradient[0]))
         for _ in range(_MOST_STEPS):
             moving = self.shifted(shift)
             solution, residual = equations.solve(moving, outliers)
             # fixed + step . gradient = moving part, so the fitted slope is minus the step
             shift = shift - solution[_STEP]
-            if not np.isfinite(shift).all():
+            y, x = shift.tolist()
+            if not isfinite(y + x):
                 raise np.linalg.LinAlgError("no signal")
-            if np.abs(shift).max() > _FURTHEST:
+            if max(abs(y), abs(x)) > _FURTHEST:
                 shift = np.clip(shift, -_FURTHEST, _FURTHEST)
                 break
             off = np.abs(residual, out=residual).reshape(self.fixed.shape)
-            some = thinned(off)[telling]
+            some = thinned(off).take(telling)
             spread = NORMAL * median_of(some) if some.size else 0.0
             if spread > 0:
                 outliers = np.flatnonzero(residual >= _OUTLIER * spread)
-            last, step = step, float(np.abs(solution[_STEP]).max())
+            last, step = step, max(abs(s) for s in solution[_STEP].tolist())
             # Steps shrink by some factor each time, so the next one is known.
             if step < tolerance or step**2 < _REST * tolerance * last:
                 break
@@ -242,16 +244,16 @@ class Overlap:
 
     def _shared_gradient(self, shift: NDArray[np.float64]) -> float:
         """Correlation of the two strips' gradients at ``shift``, from a ninth of many rows."""
-        product = own = other = 0.0
+        common = own = other = 0.0
         every = min(9, max(1, len(self.fixed) // 4))
         strides = every * self.stride, self.stride
         for axis in (0, 1):
             a = self.gradient[axis][::every]
             kernels = (_cubic_slope, _cubic) if axis == 0 else (_cubic, _cubic_slope)
             b = self._sampled(shift, kernels, strides, a.shape)
-            product += float(np.vdot(a, b))
+            common += float(np.vdot(a, b))
             own, other = own + float(np.vdot(a, a)), other + float(np.vdot(b, b))
-        return product / float(np.sqrt(own * other)) if own * other > 0 else 0.0
+        return common / float(np.sqrt(own * other)) if own * other > 0 else 0.0
 
 
 class _Equations:
@@ -264,7 +266,6 @@ class _Equations:
     """
 
     def __init__(self, overlap: Overlap) -> None:
-        self._trends = overlap.trends
         shape, size = overlap.fixed.shape, overlap.fixed.size
         self._room = np.empty((13, size), dtype=np.float32)
         rows = self._room.reshape(13, *shape)
@@ -285,12 +286,10 @@ class _Equations:
         self._moving: Image | None = None
         self._solved = self._products[:0, :0]
 
-    def stretch(self, gradient: tuple[Image, Image]) -> None:
+    def stretch(self) -> None:
         """From now on the step may change linearly along v and u."""
-        rows = iter(self._room[9:].reshape(-1, *gradient[0].shape))
-        for slope in gradient:
-            for trend in self._trends:
-                np.multiply(slope, trend, out=next(rows))
+        for k, (slope, trend) in enumerate(product(_GRADIENT, _TRENDS), 9):
+            np.multiply(self._room[slope], self._room[trend], out=self._room[k])
         self._count = 13
         self._multiply(slice(9, 13), slice(0, 9))
         # With one row more, since numpy has a slower routine for an array times itself.
@@ -303,10 +302,9 @@ class _Equations:
         rows, count = self._room[: self._count], self._count
         if moving is not self._moving:
             self._moving = moving
-            first, *trended = rows[1:4].reshape(3, *moving.shape)
-            np.subtract(moving, self._level, out=first)
-            for row, trend in zip(trended, self._trends, strict=True):
-                np.multiply(first, trend, out=row)
+            np.subtract(moving, self._level, out=rows[1].reshape(moving.shape))
+            for k, trend in enumerate(_TRENDS, 2):
+                np.multiply(rows[1], rows[trend], out=rows[k])
             self._multiply(slice(0, 4), slice(0, count))
         products = self._products[:count, :count]
         if outliers.size:  # few: what they have added is taken away again
@@ -348,10 +346,10 @@ class _Equations:
     def correlation(self) -> float:
         """Normalised cross-correlation of the two strips, each freed of its linear trend."""
         trends = self._products[:2, _PLANE]
-        (own, product), (_, other) = self._products[:2, :2] - (
+        (own, common), (_, other) = self._products[:2, :2] - (
             trends / np.maximum(self._plane, 1e-6) @ trends.T
         )
-        return float(product / np.sqrt(own * other)) if own > 0 and other > 0 else 0.0
+        return float(common / np.sqrt(own * other)) if own > 0 and other > 0 else 0.0
 
     def variance(self, residual: Image, outliers: NDArray[np.int64]) -> NDArray[np.float64]:
         """Of the unknowns solved last, from what they left unexplained."""
@@ -403,8 +401,8 @@ def _weighted_sum(images: list[Image], weights: list[float]) -> Image:
 
 def _taps(place: float, kernel: Callable[[float], list[float]]) -> tuple[int, list[float]]:
     """First pixel of a strip, and the weights from there on, for a position in pixels."""
-    whole = int(np.floor(place))
-    weights = kernel(float(place - whole))
+    whole = floor(place)
+    weights = kernel(place - whole)
     # The cubic reaches from the pixel before to two after, its slope one further each way.
     return whole - (len(weights) - 2) // 2, weights
 

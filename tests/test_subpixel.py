@@ -51,7 +51,7 @@ def test_each_step_is_a_least_squares_fit_of_its_own(shape) -> None:
         (near, others, False),
     ):
         if stretch:
-            equations.stretch(overlap.gradient)
+            equations.stretch()
         solution, residual = equations.solve(moving, outliers)
         due, left = plainly(overlap, moving, outliers, len(solution) == 12)
         np.testing.assert_allclose(residual, left, atol=2e-3)
