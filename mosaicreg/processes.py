@@ -134,9 +134,6 @@ class ForkedPool:
     """
 
     def __init__(self, count: int) -> None:
-        # What is loaded now is shared; what is not, each process would load for itself.
-        import cloudpickle  # noqa: F401
-
         self.count = count
         self.aside: list[Later] = []
         """What this process does when it has handed out tasks."""
@@ -223,13 +220,11 @@ class ForkedPool:
                 self._in_use_by = 0
 
     def _run(self, calls: Iterable[Call], finished: Finished) -> None:
-        import cloudpickle
-
         if not self._given:
             raise StoppedError("these worker processes were interrupted before; begin anew")
         first, self.first = self.first, []
         numbered = (
-            (number, cloudpickle.dumps(call))
+            (number, _packed(call))
             for number, call in enumerate(chain(first, calls), -len(first))
         )
         waiting: deque[tuple[int, bytes]] = deque()
@@ -295,6 +290,18 @@ class ForkedPool:
     def peak_memory(self) -> int:
         """Of the largest process."""
         return max(peak_memory_of(pid) for pid in self.pids)
+
+
+def _packed(call: Call) -> bytes:
+    """The call as a forked process can load it."""
+    with suppress(Exception):  # whatever a value may raise that cannot be pickled by name
+        content = pickle.dumps(call, pickle.HIGHEST_PROTOCOL)
+        if b"__main__" not in content:  # where a fork may not have what was defined since
+            return content
+    import cloudpickle  # most calls need none, and loading it takes longer than packing them all
+
+    packed: bytes = cloudpickle.dumps(call)
+    return packed
 
 
 @contextmanager

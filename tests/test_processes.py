@@ -502,6 +502,30 @@ while active_children():
     assert done.returncode == 0, done.stderr
 
 
+def test_what_was_defined_after_the_fork_is_known_there() -> None:
+    """By value, since its name says nothing to a process that is older; other tasks go by name."""
+    code = """
+import sys
+from mosaicreg.processes import Call, ForkedPool
+with ForkedPool(2) as pool:
+    def done(*calls):
+        found = {}
+        pool.run(calls, lambda some: found.update(some))
+        return [found[k] for k in range(len(calls))]
+    assert done(Call(abs, (-1,)), Call(divmod, (7, 2))) == [1, (3, 1)]
+    assert "cloudpickle" not in sys.modules
+    def twice(x):
+        return 2 * x
+    class Half:
+        def __call__(self, x):
+            return x / 2
+    within = "__main__ is but a word"
+    assert done(Call(twice, (4,)), Call(Half(), (3,)), Call(lambda: within, ())) == [8, 1.5, within]
+"""
+    done = python(code)
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_worker_of_others_has_no_workers_of_its_own(tiles, tmp_path) -> None:
     """They may not be forked there: it is done on the spot."""
     code = f"""
