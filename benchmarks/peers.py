@@ -52,6 +52,7 @@ def our_runs(tiles: Path, workers: int) -> list[Run]:
     flags = ("--positions", tiles / "positions.csv", "--overwrite", "--quiet", "--workers")
     return [
         Run(OURS, "start", (sys.executable, harness.ADAPTERS / "start.py")),
+        Run(OURS, "register, 1 worker", (here, "register", tiles, *flags, "1")),
         Run(OURS, "register", (here, "register", tiles, *flags, str(workers))),
         Run(OURS, "stitch, 1 worker", (here, "stitch", tiles, *flags, "1")),
         Run(OURS, "stitch", (here, "stitch", tiles, *flags, str(workers))),
@@ -78,8 +79,9 @@ def measure(run: Run, tiles: Path, out: Path, budget: float) -> dict[str, object
     out.mkdir(parents=True)
     command = [*run.command]
     if run.program == OURS and run.step != "start":
-        command += ["-o", out / ("positions.csv" if run.step == "register" else "out.ome.zarr")]
-        if run.step != "register":
+        register = run.step.startswith("register")
+        command += ["-o", out / ("positions.csv" if register else "out.ome.zarr")]
+        if not register:
             command += ["--layout-out", out / "positions.csv"]
     else:
         command += [out]
@@ -213,7 +215,7 @@ class Results:
                 if failed:
                     lines.append(f"| {program} | {step} | failed: {failed[0]} | | | | |")
                 continue
-            ours = self.middle(side, OURS, "register" if step == "register" else "stitch")
+            ours = self.middle(side, OURS, "register" if "register" in step else "stitch")
             rms = self.middle(side, program, step, "rms")
             lines.append(
                 f"| {program} | {step} | {median(cpu):.2f} ({min(cpu):.2f} to {max(cpu):.2f}) "
@@ -227,7 +229,9 @@ class Results:
         """Markdown: what the house wants to know of one grid."""
         ours = self.middle(side, OURS, "stitch")
         start = self.middle(side, OURS, "start")
-        register = self.middle(side, OURS, "register")
+        register, alone = (
+            self.middle(side, OURS, step) for step in ("register", "register, 1 worker")
+        )
         pairs = 2 * side * (side - 1)
         bare = [
             r["parts"]["correlate"] / pairs
@@ -243,6 +247,7 @@ class Results:
             f"register, per pair / one FFT correlation ({bare * 1e3:.2f} ms)": register
             / pairs
             / bare,
+            "the same, 1 worker, on one core as the FFT is": alone / pairs / bare,
             "the same, less start": (register - start) / pairs / bare,
             "wall, workers / 1 worker": float(np.divide(*wall)),
             "the same, median of the rounds": self.by_rounds(side),
