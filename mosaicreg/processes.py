@@ -292,7 +292,7 @@ class ForkedPool:
         return max(peak_memory_of(pid) for pid in self.pids)
 
 
-def _packed(call: Call) -> bytes:
+def _packed(call: object) -> bytes:
     """The call as a forked process can load it."""
     with suppress(Exception):  # whatever a value may raise that cannot be pickled by name
         content = pickle.dumps(call, pickle.HIGHEST_PROTOCOL)

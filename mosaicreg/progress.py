@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
 from mosaicreg.errors import InputError
 
@@ -23,8 +23,7 @@ TABLE_EVERY = 0.25
 """Seconds between two pictures of the table in a notebook."""
 
 
-@dataclass(frozen=True, slots=True)
-class Pace:
+class Pace(NamedTuple):
     """Where a stage stands: done of total after some seconds."""
 
     stage: str

@@ -7,7 +7,6 @@ Pure functions on arrays. `fit_near` is the Gauss-Newton method (Baker & Matthew
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import product
 from math import comb, floor, isfinite
 from typing import NamedTuple
@@ -78,8 +77,7 @@ def fit_near(
     return None
 
 
-@dataclass(frozen=True, slots=True)
-class Overlap:
+class Overlap(NamedTuple):
     """The common area of two strips at a whole-pixel shift, ready for least squares.
 
     The model is ``fixed(p) = (g + gy v + gx u) moving(p - t) + o + oy v + ox u`` with v, u from -1
@@ -315,7 +313,7 @@ class _Equations:
             else:
                 products = products - theirs
         self._solved = products[1:, 1:]
-        solution = np.linalg.solve(self._solved, products[1:, 0])
+        solution = np.asarray(np.linalg.solve(self._solved, products[1:, 0]), dtype=np.float64)
         residual: Image = np.concatenate(([1], -solution)).astype(np.float32) @ rows
         return solution, residual
 

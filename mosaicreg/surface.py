@@ -5,7 +5,6 @@ Pure functions on arrays; no files, no dask.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -56,8 +55,7 @@ def correlation_surface(
     return window.surface(window.fixed(f), window.moving(m))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Window:
+class Window(NamedTuple):
     """The shifts to try between strips of two shapes, and what follows from these alone.
 
     Args:
