@@ -224,8 +224,7 @@ class ForkedPool:
             raise StoppedError("these worker processes were interrupted before; begin anew")
         first, self.first = self.first, []
         numbered = (
-            (number, _packed(call))
-            for number, call in enumerate(chain(first, calls), -len(first))
+            (number, _packed(call)) for number, call in enumerate(chain(first, calls), -len(first))
         )
         waiting: deque[tuple[int, bytes]] = deque()
         held = LAST * self.count
