@@ -395,7 +395,9 @@ def refine(strips: Strips, pair: BinnedPair, start: NDArray[np.float64], clear: 
         fine = fit_near(strips.fixed, strips.moving, shift, REACH, 2, fine=True)
     if fine is None:
         return Fit((float(shift[0]), float(shift[1])), REACH * by, 0.0, 0.0)
-    surprise = np.arctanh(min(fine.correlation, 1 - 1e-6)) * np.sqrt(fine.area / GRAIN)
+    surprise = np.arctanh(max(1e-6 - 1, min(fine.correlation, 1 - 1e-6))) * np.sqrt(
+        fine.area / GRAIN
+    )
     return Fit(
         shift=(float(fine.shift[0]), float(fine.shift[1])),
         sigma=fine.sigma,

@@ -292,12 +292,18 @@ class ForkedPool:
 
 
 def _packed(call: object) -> bytes:
-    """The call as a forked process can load it."""
-    with suppress(Exception):  # whatever a value may raise that cannot be pickled by name
-        content = pickle.dumps(call, pickle.HIGHEST_PROTOCOL)
-        if b"__main__" not in content:  # where a fork may not have what was defined since
-            return content
-    import cloudpickle  # most calls need none, and loading it takes longer than packing them all
+    """The call as a forked process can load it: by name, or by value what that one may not have.
+
+    That is what was defined since the fork, and modules that ``cloudpickle`` was told to treat so.
+    Most calls need none, and loading it takes longer than packing them all.
+    """
+    loaded = sys.modules.get("cloudpickle")
+    if loaded is None or not loaded.list_registry_pickle_by_value():
+        with suppress(Exception):  # whatever a value may raise that has no name
+            content = pickle.dumps(call, pickle.HIGHEST_PROTOCOL)
+            if b"__main__" not in content:
+                return content
+    import cloudpickle
 
     packed: bytes = cloudpickle.dumps(call)
     return packed

@@ -1,6 +1,6 @@
 """How far values scatter, from their medians: a few wild ones do not matter.
 
-A median takes longer than all else that is done to an image here, and a few thousand pixels tell it
+A median takes longer than all else that is done to an image here, and some thousand pixels tell it
 as well as all.
 """
 
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 SAMPLE = 1500
-"""So many values, evenly spread, stand for an image: they tell its scatter to some two percent."""
+"""So many values, evenly spread, stand for an image: they tell its scatter to three percent."""
 NORMAL = 1.4826
 """Standard deviation of normal noise over the median of its absolute values."""
 

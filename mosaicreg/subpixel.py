@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import product
-from math import comb, floor, isfinite
+from math import comb, floor, isfinite, sqrt
 from typing import NamedTuple
 
 import numpy as np
@@ -40,6 +40,9 @@ _STEP = slice(3, 5)
 """Place of the step (y, x) among the unknowns."""
 _GRADIENT, _PLANE, _TRENDS = (4, 5), slice(6, 9), (7, 8)
 """Rows of the step, of offset and its trends, and of these trends alone, in `_Equations`."""
+_TOLD = 1e-2
+"""Where less than this share of a sum of squares is left without the trends, single precision does
+not tell it."""
 _SMALL_PRODUCT = 900_000
 """Multiplications of a product of matrices for which OpenBLAS needs no copies of these."""
 _NOISE_AREA = {order: (4.0**order / float(comb(2 * order, order))) ** 2 for order in (2, 4, 8)}
@@ -267,10 +270,10 @@ class _Equations:
         shape, size = overlap.fixed.shape, overlap.fixed.size
         self._room = np.empty((13, size), dtype=np.float32)
         rows = self._room.reshape(13, *shape)
-        # Brightness is an unknown: without most of it, sums of squares are of what varies, and
-        # exact.
-        self._level = np.float32(median_of(thinned(overlap.fixed)))
-        np.subtract(overlap.fixed, self._level, out=rows[0])
+        # Brightness is an unknown. Strips without most of their own have small sums of squares, of
+        # which single precision loses little.
+        self._level = np.float32(_level(overlap.moving[0]) * overlap.unit)
+        np.subtract(overlap.fixed, np.float32(_level(overlap.fixed)), out=rows[0])
         for row, values in zip(
             rows[4:9], (*overlap.gradient, np.float32(1), *overlap.trends), strict=True
         ):
@@ -335,19 +338,25 @@ class _Equations:
         # BLAS takes small products several times as fast.
         parts = -(-len(a) * len(b) * a.shape[1] // _SMALL_PRODUCT)
         step = -(-a.shape[1] // parts)
-        products = a[:, :step] @ b[:, :step].T
-        for k in range(step, a.shape[1], step):
+        products = np.zeros((len(a), len(b)))
+        for k in range(0, a.shape[1], step):
             products += a[:, k : k + step] @ b[:, k : k + step].T
         self._products[some, others] = products
         self._products[others, some] = products.T
 
     def correlation(self) -> float:
         """Normalised cross-correlation of the two strips, each freed of its linear trend."""
-        trends = self._products[:2, _PLANE]
-        (own, common), (_, other) = self._products[:2, :2] - (
-            trends / np.maximum(self._plane, 1e-6) @ trends.T
-        )
-        return float(common / np.sqrt(own * other)) if own > 0 and other > 0 else 0.0
+        both, trends = self._products[:2, :2], self._products[:2, _PLANE]
+        scale = np.maximum(self._plane, 1e-6)
+        free = both - trends / scale @ trends.T
+        if (free.diagonal() < _TOLD * both.diagonal()).any():
+            plane = self._room[_PLANE]
+            strips = [
+                row - (plane @ row / scale).astype(np.float32) @ plane for row in self._room[:2]
+            ]
+            free = np.array([[np.vdot(a, b) for b in strips] for a in strips], dtype=np.float64)
+        (own, common), (_, other) = free.tolist()
+        return min(1.0, max(-1.0, common / sqrt(own * other))) if own > 0 and other > 0 else 0.0
 
     def variance(self, residual: Image, outliers: NDArray[np.int64]) -> NDArray[np.float64]:
         """Of the unknowns solved last, from what they left unexplained."""
@@ -376,6 +385,11 @@ def _binomial_sums(image: Image, order: int) -> Image:
     for step in (width,) * order + (1,) * order:
         line = line[:-step] + line[step:]
     return rows_of(line, (height - order, width - order), width)
+
+
+def _level(image: Image) -> float:
+    """About the median: of a few pixels."""
+    return median_of(thinned(image)[::7])
 
 
 def _ramp(n: int) -> Image:

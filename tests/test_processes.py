@@ -521,6 +521,13 @@ with ForkedPool(2) as pool:
             return x / 2
     within = "__main__ is but a word"
     assert done(Call(twice, (4,)), Call(Half(), (3,)), Call(lambda: within, ())) == [8, 1.5, within]
+    import cloudpickle
+    from types import ModuleType
+    late = ModuleType("late")
+    exec("def thrice(x): return 3 * x", late.__dict__)
+    sys.modules["late"] = late
+    cloudpickle.register_pickle_by_value(late)
+    assert done(Call(late.thrice, (3,))) == [9]
 """
     done = python(code)
     assert done.returncode == 0, done.stderr
