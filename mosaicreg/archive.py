@@ -23,7 +23,7 @@ from mosaicreg.layout import Layout
 from mosaicreg.mosaic import AXES, Mosaic
 from mosaicreg.objects import AnyPath, seen_from
 from mosaicreg.omezarr import CHUNK, SHARD, Pyramid, Version
-from mosaicreg.processes import meanwhile
+from mosaicreg.processes import Later, meanwhile
 from mosaicreg.recipe import BlockPlan, Recipe, render_bands
 from mosaicreg.shards import Receipt
 from mosaicreg.source import FileSource, stamps_of
@@ -107,11 +107,12 @@ def write_ome_zarr(
         journal = open_journal(store, digest(repr(plan), finest.keys), overwrite)
     if journal.is_finished and not repair:
         return path
-    _prepare(store, plan, journal)
+    described = _prepare(store, plan, journal)
     told = meanwhile(_tell, store, layout, mosaic, provenance)
     for level in range(plan.levels):
         work = _coarser(plan, level, journal) if level else finest
         _bring_up_to_date(store, plan, level, work, journal, progress)
+    described.result()
     told.result()
     if current_client() is not None:  # a worker that died left behind what it was writing
         for level in range(plan.levels):
@@ -163,19 +164,22 @@ def begin(journal: Journal) -> None:
     journal.begin()
 
 
-def _prepare(store: Store, plan: Pyramid, journal: Journal) -> None:
-    """Levels of the right shapes, empty where they were of others, and all metadata."""
+def _prepare(store: Store, plan: Pyramid, journal: Journal) -> Later:
+    """Levels of the right shapes, empty where they were of others.
+
+    All other metadata are written while the first shards are made, or when the result is asked for.
+    """
     begin(journal)
     geometry = digest(__version__, plan.geometry)
-    if journal.geometry != geometry:
+    if journal.geometry == geometry:
+        omezarr.mend(store, plan)
+        for level in range(plan.levels):
+            store.tidy(str(level))
+    else:
         journal.forget_shards()
-        omezarr.create(store, plan)
+        omezarr.create_levels(store, plan)
         journal.enter_geometry(geometry)
-        return
-    omezarr.describe(store, plan)
-    omezarr.mend(store, plan)
-    for level in range(plan.levels):
-        store.tidy(str(level))
+    return meanwhile(omezarr.describe, store, plan)
 
 
 class _Level(NamedTuple):

@@ -158,13 +158,18 @@ class Pyramid:
 
 def create(place: Place, pyramid: Pyramid) -> None:
     """Write all metadata and empty arrays of an archive; levels that are there already are lost."""
+    create_levels(place, pyramid)
+    describe(place, pyramid)
+
+
+def create_levels(place: Place, pyramid: Pyramid) -> None:
+    """Write the empty arrays alone."""
     store = open_store(place)
     for level in range(MOST_LEVELS):
         store.clear(str(level))
     _forget_other_version(store, pyramid.version)
     for level in range(pyramid.levels):
         zarrfiles.write_array(store, str(level), level_of(pyramid, level))
-    describe(store, pyramid)
 
 
 def mend(place: Place, pyramid: Pyramid) -> None:

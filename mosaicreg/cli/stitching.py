@@ -85,9 +85,11 @@ def stitch(input: AnyPath, output: AnyPath, **options: Any) -> None:
                 provenance = meanwhile(made_by, mosaic, options)
                 layout = find_layout(mosaic, options, progress, journal, layout_key)
                 facts = provenance.result()
-                if options["layout_out"]:
-                    save_layout(options["layout_out"], mosaic, layout, facts)
+                told = [options["layout_out"]] if options["layout_out"] else []
+                saved = [meanwhile(save_layout, path, mosaic, layout, facts) for path in told]
                 assemble_archive(mosaic, layout, output, options, facts, progress, journal)
+                for later in saved:
+                    later.result()
                 tell_memory(plan.result(), output, options, progress)
             click.echo(f"Wrote {output}")
         else:
