@@ -1,25 +1,26 @@
-"""`write_ome_zarr`: an image into an OME-Zarr archive, shard by shard, then level by level.
+"""`write_ome_zarr`: an image into an OME-Zarr archive, shard by shard.
 
-One task makes and writes whole shards, so no two tasks touch one object. What is done is entered in
-the archive's journal; run again after any stop, only what is missing, changed or damaged is made.
+What is done is entered in the archive's journal; run again after any stop, only what is missing,
+changed or damaged is made.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mosaicreg import __version__, omezarr, shards
-from mosaicreg.cluster import Progress, cores_here, current_client, delayed_call, run_tasks
+from mosaicreg.cluster import Progress, current_client, delayed_call
 from mosaicreg.errors import InputError
-from mosaicreg.geometry import Box, TileGrid, as_pair
+from mosaicreg.geometry import as_pair
 from mosaicreg.journal import Journal, digest, short_digest
 from mosaicreg.layout import Layout
+from mosaicreg.levels import Finest, bring_up_to_date
 from mosaicreg.mosaic import AXES, Mosaic
 from mosaicreg.objects import AnyPath, seen_from
 from mosaicreg.omezarr import CHUNK, SHARD, Pyramid, Version
@@ -31,9 +32,6 @@ from mosaicreg.store import Folder, Objects, Place, Store, open_store
 
 if TYPE_CHECKING:
     import dask.array as da
-
-CHECKED_TOGETHER = 32
-"""Shards whose bytes one task reads and sums up."""
 
 
 def write_ome_zarr(
@@ -109,9 +107,7 @@ def write_ome_zarr(
         return path
     described = _prepare(store, plan, journal)
     told = meanwhile(_tell, store, layout, mosaic, provenance)
-    for level in range(plan.levels):
-        work = _coarser(plan, level, journal) if level else finest
-        _bring_up_to_date(store, plan, level, work, journal, progress)
+    bring_up_to_date(store, plan, finest, journal, progress)
     described.result()
     told.result()
     if current_client() is not None:  # a worker that died left behind what it was writing
@@ -182,69 +178,7 @@ def _prepare(store: Store, plan: Pyramid, journal: Journal) -> Later:
     return meanwhile(omezarr.describe, store, plan)
 
 
-class _Level(NamedTuple):
-    """How to make the shards of a level.
-
-    Args:
-        keys: (shards,) what each depends on.
-        parts: numbers of the shards that one task makes, for each task.
-        task: that of a part, for `run_tasks`; its result is one receipt per shard.
-    """
-
-    keys: NDArray[np.uint64]
-    parts: Sequence[NDArray[np.int64]] | NDArray[np.int64]
-    task: Callable[[Store, int], Any]
-
-
-def _bring_up_to_date(
-    store: Store,
-    plan: Pyramid,
-    level: int,
-    work: _Level,
-    journal: Journal,
-    progress: Progress | None,
-) -> None:
-    """Make the shards of a level that are missing, made from something else, or damaged."""
-    receipts = journal.receipts(level, len(work.keys))
-    good = (receipts.sizes >= 0) & (receipts.keys == work.keys)
-    kept = np.flatnonzero(good)
-    groups = [kept[k : k + CHECKED_TOGETHER] for k in range(0, len(kept), CHECKED_TOGETHER)]
-
-    def check(group: NDArray[np.int64]) -> Any:
-        told = [Receipt(int(receipts.sizes[k]), int(receipts.crcs[k])) for k in group]
-        places = [plan.shard_at(level, int(k)) for k in group]
-        return delayed_call(shards.check_shards, store, level, places, told)
-
-    def checked(found: list[tuple[int, list[bool]]]) -> None:
-        for number, intact in found:
-            good[groups[number]] = intact
-
-    if groups:
-        run_tasks((check(g) for g in groups), f"check {level}", progress, len(groups), checked)
-    parts = [k for k, part in enumerate(work.parts) if not good[part].all()]
-    parts = _large_first(parts, [work.parts[k][0] for k in parts], plan.grid(level))
-
-    def made(found: list[tuple[int, Any]]) -> None:
-        rows = []
-        for number, done in found:
-            part = work.parts[parts[number]]
-            done = done.flat[0] if isinstance(done, np.ndarray) else done
-            rows += [(int(k), int(work.keys[k]), *r) for k, r in zip(part, done, strict=True)]
-        journal.enter(level, rows)
-
-    if parts:
-        stage = f"level {level}" if level else "write"
-        run_tasks((work.task(store, k) for k in parts), stage, progress, len(parts), made)
-
-
-def _large_first(parts: list[int], places: list[Any], grid: TileGrid) -> list[int]:
-    """Parts at the edge last: so workers end together. ``places``: where each is in planes."""
-    rows, cols = np.divmod(np.array(places, int) % math.prod(grid.grid_shape), grid.grid_shape[1])
-    heights, widths = (np.array(sizes) for sizes in grid.chunks)
-    return [parts[k] for k in np.argsort(-heights[rows] * widths[cols], kind="stable")]
-
-
-def _finest(image: da.Array | Recipe, plan: Pyramid) -> _Level:
+def _finest(image: da.Array | Recipe, plan: Pyramid) -> Finest:
     if isinstance(image, Recipe):
         return _drawn(image.with_blocks(plan.shard), plan)
     from mosaicreg.assembly import recipe_of
@@ -253,7 +187,7 @@ def _finest(image: da.Array | Recipe, plan: Pyramid) -> _Level:
     return _given(image, plan) if recipe is None else _finest(recipe, plan)
 
 
-def _drawn(recipe: Recipe, plan: Pyramid) -> _Level:
+def _drawn(recipe: Recipe, plan: Pyramid) -> Finest:
     """Level 0 of an assembled mosaic: a task for each block, without a graph of all."""
     stamps = stamps_of(recipe.source)
     together = math.prod(plan.shape[:-2]) if recipe.source.interleaved else 1
@@ -268,7 +202,7 @@ def _drawn(recipe: Recipe, plan: Pyramid) -> _Level:
         block = recipe.plan(_index(part, recipe.numblocks))
         return delayed_call(_draw, block, store, places, plan.chunk[0])
 
-    return _Level(keys, parts, task)
+    return Finest(keys, parts, task)
 
 
 def _draw(plan: BlockPlan, store: Store, places: list[tuple[int, ...]], rows: int) -> list[Receipt]:
@@ -277,7 +211,7 @@ def _draw(plan: BlockPlan, store: Store, places: list[tuple[int, ...]], rows: in
     return shards.write_shards(store, 0, places, bands)
 
 
-def _given(image: da.Array, plan: Pyramid) -> _Level:
+def _given(image: da.Array, plan: Pyramid) -> Finest:
     """Level 0 of any dask array, cut into whole shards; a block may hold several planes."""
     import dask.array as da
 
@@ -311,7 +245,7 @@ def _given(image: da.Array, plan: Pyramid) -> _Level:
             tasks.extend(receipts.to_delayed(optimize_graph=True).ravel())
         return tasks[part]
 
-    return _Level(keys, parts, task)
+    return Finest(keys, parts, task)
 
 
 def _write_block(
@@ -326,35 +260,6 @@ def _write_block(
         done.append(shards.write_shard(store, 0, at, block[plane]))
     receipts.flat[0] = done
     return receipts
-
-
-def _coarser(plan: Pyramid, level: int, journal: Journal) -> _Level:
-    """A level made from the one below, each shard from the 2 x 2 shards under it."""
-    fine, coarse = plan.grid(level - 1).grid_shape, plan.grid(level).grid_shape
-    below = journal.receipts(level - 1, plan.shards(level - 1)).content_keys().reshape(-1, *fine)
-    keys = np.empty((len(below), *coarse), dtype=np.uint64)
-    for plane, row, col in np.ndindex(*keys.shape):
-        under = below[plane, 2 * row : 2 * row + 2, 2 * col : 2 * col + 2]
-        keys[plane, row, col] = short_digest("mean", under)
-
-    # Where one shard is most of its level, other workers would wait for the one that makes it.
-    pixels = len(below) * math.prod(plan.plane(level))
-    cores = cores_here()
-
-    def task(store: Store, part: int) -> Any:
-        at = plan.shard_at(level, part)
-        box = plan.grid(level).box(*at[-2:])
-        threads = max(1, round(cores * math.prod(box.shape) / pixels))
-        threads = min(threads, shards.MOST_THREADS)
-        return delayed_call(_reduce, store, level, at[:-2], box, threads)
-
-    return _Level(keys.ravel(), np.arange(keys.size).reshape(-1, 1), task)
-
-
-def _reduce(
-    store: Store, level: int, plane: tuple[int, ...], box: Box, threads: int
-) -> list[Receipt]:
-    return [shards.reduce_shard(store, level, plane, box, threads)]
 
 
 def _index(number: int, counts: tuple[int, ...]) -> tuple[int, ...]:

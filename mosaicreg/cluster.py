@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache
-from itertools import chain, islice
+from itertools import chain, islice, takewhile
 from typing import Any
 
 from mosaicreg import machine
@@ -36,7 +36,7 @@ WAVE = 512
 
 
 def run_tasks(
-    tasks: Iterable[Any],
+    tasks: Iterable[Any | None],
     stage: str,
     progress: Progress | None = None,
     total: int | None = None,
@@ -48,8 +48,9 @@ def run_tasks(
     their number. On a cluster, a task whose worker dies is done again by another.
 
     Args:
-        tasks: as `delayed_call` makes them, or `dask.delayed` values, that do not depend on each
-            other; may be made as they are needed.
+        tasks: as `delayed_call` makes them, or `dask.delayed` values; may be made as they are
+            needed. None where the next one needs a result that has not been told: it is asked for
+            again then.
         stage: what the work is called in progress reports.
         progress: told about the start and every finished task.
         total: how many tasks; counted where None.
@@ -82,10 +83,10 @@ def run_tasks(
         _run_on_client(client, tasks, finished)
     else:
         tasks = iter(tasks)
-        first = list(islice(tasks, 1))
+        first = _known(tasks, 1)
         tasks = chain(first, tasks)
         if workers is not None and all(isinstance(task, Call) for task in first):
-            workers.run((_call(task) for task in tasks), finished)
+            workers.run((_call(task) for task in tasks), total, finished)
         else:
             _run_here(tasks, finished, workers)
     if count != total:  # what is not done must never pass for done
@@ -121,9 +122,15 @@ def delayed_call(function: Callable[..., Any], *arguments: Any) -> Any:
     return Call(function, arguments)
 
 
-def _call(task: Any) -> Call:
+def _known(tasks: Iterator[Any | None], most: int) -> list[Any]:
+    """The next tasks, ``most`` of them; fewer where no more are known now, or at the end."""
+    some = takewhile(lambda task: task is not None, tasks)
+    return list(islice(some, most))
+
+
+def _call(task: Any | None) -> Call | None:
     """A task as workers know it."""
-    return task if isinstance(task, Call) else Call(_computed, (task,))
+    return task if task is None or isinstance(task, Call) else Call(_computed, (task,))
 
 
 def _computed(task: Any) -> Any:
@@ -162,7 +169,7 @@ def dashboard_link() -> str | None:
     return (client.dashboard_link or None) if client is not None else None
 
 
-def _run_here(tasks: Iterable[Any], finished: Finished, workers: Workers | None) -> None:
+def _run_here(tasks: Iterable[Any | None], finished: Finished, workers: Workers | None) -> None:
     """On dask's scheduler in effect; on threads, as many as there are workers, where there are."""
     from concurrent.futures import ThreadPoolExecutor
 
@@ -171,35 +178,38 @@ def _run_here(tasks: Iterable[Any], finished: Finished, workers: Workers | None)
     from dask.base import compute
     from dask.callbacks import Callback
 
-    waiting = iter(enumerate(tasks))
+    tasks, before = iter(tasks), 0
     with ExitStack() as stack:
         if workers is not None:
             # A pool of our own: its threads end with it, and tasks that run are waited for.
             pool = stack.enter_context(ThreadPoolExecutor(workers.count))
             options = {"scheduler": threaded.get, "num_workers": workers.count, "pool": pool}
             stack.enter_context(dask.config.set(options))
-        while some := list(islice(waiting, WAVE)):
-            wave = [(number, _delayed(task)) for number, task in some]
-            numbers = {task.key: number for number, task in wave}
+        while some := _known(tasks, WAVE):
+            wave = [_delayed(task) for task in some]
+            numbers = {task.key: number for number, task in enumerate(wave, before)}
+            before += len(wave)
 
             def after(key: Any, result: Any, *_: Any, numbers: dict[Any, int] = numbers) -> None:
                 if key in numbers:
                     finished([(numbers[key], result)])
 
             with Callback(posttask=after), blas_threads(1):
-                compute(*(task for _, task in wave), traverse=False)
+                compute(*wave, traverse=False)
 
 
-def _run_on_client(client: Any, tasks: Iterable[Any], finished: Finished) -> None:
+def _run_on_client(client: Any, tasks: Iterable[Any | None], finished: Finished) -> None:
     from distributed import as_completed
 
-    waiting = iter(enumerate(tasks))
+    tasks, before = iter(tasks), 0
     numbers: dict[Any, int] = {}
 
-    def submit(count: int) -> list[Any]:
-        batch = list(islice(waiting, max(0, count)))
-        futures = client.compute([_delayed(t) for _, t in batch], retries=2) if batch else []
-        numbers.update((f.key, k) for f, (k, _) in zip(futures, batch, strict=True))
+    def submit(most: int) -> list[Any]:
+        nonlocal before
+        batch = [_delayed(task) for task in _known(tasks, max(0, most))]
+        futures = client.compute(batch, retries=2) if batch else []
+        numbers.update((future.key, number) for number, future in enumerate(futures, before))
+        before += len(batch)
         return list(futures)
 
     with _loss_told():
@@ -212,8 +222,8 @@ def _run_on_client(client: Any, tasks: Iterable[Any], finished: Finished) -> Non
                 future.release()
             if time.monotonic() - counted > COUNT_EVERY:
                 room, counted = IN_FLIGHT * _threads_of(client), time.monotonic()
-            for following in submit(room - len(numbers)):
-                completed.add(following)
+            for future in submit(room - len(numbers)):
+                completed.add(future)
 
 
 @contextmanager

@@ -69,9 +69,11 @@ class Receipts:
         self.grow(int(numbers.max(initial=-1)) + 1)
         self.keys[numbers], self.sizes[numbers], self.crcs[numbers] = keys, sizes, crcs
 
-    def content_keys(self) -> NDArray[np.uint64]:
-        """One number per shard that stands for its bytes."""
-        return (self.sizes.astype(np.uint64) << np.uint64(32)) | self.crcs.astype(np.uint64)
+    def content_keys(self, numbers: NDArray[Any]) -> NDArray[np.uint64]:
+        """For each of some shards, a number that stands for its bytes."""
+        sizes, crcs = (column[numbers].astype(np.uint64) for column in (self.sizes, self.crcs))
+        keys: NDArray[np.uint64] = (sizes << np.uint64(32)) | crcs
+        return keys
 
 
 class Journal:

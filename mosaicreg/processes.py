@@ -33,7 +33,7 @@ DIE_WITH_PARENT = 1
 AHEAD = 32 << 10
 """Bytes of a task up to which it is sent to a process that is still busy: less than a line holds,
 so that neither side ever waits for the other to listen."""
-LAST = 4
+LAST = 8
 """So many of the last tasks for each process go to whoever is idle first, none ahead: a large one
 that waits for its process while another has nothing to do makes all wait in the end."""
 FORGOTTEN = None
@@ -80,8 +80,14 @@ class Workers(Protocol):
     def count(self) -> int:
         """How many tasks are done at a time."""
 
-    def run(self, calls: Iterable[Call], finished: Finished) -> None:
-        """Do all calls, and tell which have finished, as they do."""
+    def run(self, calls: Iterable[Call | None], total: int, finished: Finished) -> None:
+        """Do all calls, and tell which have finished, as they do.
+
+        Args:
+            calls: ``total`` of them; None where the next one is not known until more have finished.
+            total: how many.
+            finished: told of them.
+        """
 
     def peak_memory(self) -> int:
         """Bytes that the largest process has held at its peak."""
@@ -113,10 +119,11 @@ class Alone:
 
     count = 1
 
-    def run(self, calls: Iterable[Call], finished: Finished) -> None:
+    def run(self, calls: Iterable[Call | None], total: int, finished: Finished) -> None:
         """In turn."""
         with one_blas_thread():
             for number, call in enumerate(calls):
+                assert call is not None, "all that it may depend on has been told"
                 finished([(number, call())])
 
     def peak_memory(self) -> int:
@@ -194,7 +201,7 @@ class ForkedPool:
         for process in self._processes:
             process.kill()
 
-    def run(self, calls: Iterable[Call], finished: Finished) -> None:
+    def run(self, calls: Iterable[Call | None], total: int, finished: Finished) -> None:
         """Each process is given one task, and one more to begin when that is done.
 
         The last ones wait here for whoever is idle first. Another thread's run waits for this one;
@@ -204,12 +211,12 @@ class ForkedPool:
             StoppedError: where a process is lost, or an earlier run was interrupted.
         """
         if self._in_use_by == threading.get_ident():
-            Alone().run(calls, finished)
+            Alone().run(calls, total, finished)
             return
         with self._lock:
             self._in_use_by = threading.get_ident()
             try:
-                self._run(calls, finished)
+                self._run(calls, total, finished)
             except Exception:
                 self._given = {line: deque([FORGOTTEN] * len(g)) for line, g in self._given.items()}
                 raise
@@ -219,46 +226,49 @@ class ForkedPool:
             finally:
                 self._in_use_by = 0
 
-    def _run(self, calls: Iterable[Call], finished: Finished) -> None:
+    def _run(self, calls: Iterable[Call | None], total: int, finished: Finished) -> None:
         if not self._given:
             raise StoppedError("these worker processes were interrupted before; begin anew")
         first, self.first = self.first, []
-        numbered = (
-            (number, _packed(call)) for number, call in enumerate(chain(first, calls), -len(first))
-        )
-        waiting: deque[tuple[int, bytes]] = deque()
-        held = LAST * self.count
-
-        def refill() -> bool:
-            nonlocal held
-            while len(waiting) <= held and (task := next(numbered, None)) is not None:
-                waiting.append(task)
-                held = 0 if len(task[1]) > AHEAD else held
-            return bool(waiting)
+        known = chain(first, calls)
+        number, end = -len(first), total
+        content: bytes | None = None
 
         def give(line: Connection, most: int) -> None:
+            nonlocal number, content
             given = self._given[line]
-            while len(given) < most and refill():
-                ahead = len(waiting) > LAST * self.count and len(waiting[0][1]) <= AHEAD
-                if given and not ahead:
+            while len(given) < most and number < end:
+                ahead = bool(given)
+                if ahead and end - number <= LAST * self.count:
                     return
-                number, content = waiting.popleft()
+                if content is None:
+                    if (call := next(known, None)) is None:
+                        return
+                    content = _packed(call)
+                if ahead and len(content) > AHEAD:
+                    return
                 given.append(number)
                 with _loss_told():
                     line.send_bytes(content)
+                number, content = number + 1, None
 
-        for most in (1, 2):
-            for line in self._given:
-                give(line, most)
+        def give_all() -> None:
+            for most in (1, 2):
+                for line in self._given:
+                    give(line, most)
+
+        give_all()
         while self.aside:
             self.aside.pop(0).result()
-        while refill() or any(n is not FORGOTTEN for given in self._given.values() for n in given):
+        while number < end or any(n is not FORGOTTEN for g in self._given.values() for n in g):
+            if not any(self._given.values()):
+                return  # nor does anything that is at work make more known
             found, failed = [], None
             ready = wait([line for line, given in self._given.items() if given])
             for line in (line for line in self._given if line in ready):
                 answer = self._answer_of(line)
-                number = self._given[line].popleft()
-                if number is FORGOTTEN:
+                done = self._given[line].popleft()
+                if done is FORGOTTEN:
                     give(line, 2)
                     continue
                 try:
@@ -269,14 +279,15 @@ class ForkedPool:
                     failed = error, where
                     continue
                 give(line, 2)
-                if number < 0:
-                    first[number].settle(result)
+                if done < 0:
+                    first[done].settle(result)
                 else:
-                    found.append((number, result))
+                    found.append((done, result))
             if found:  # beside one that failed, too
                 finished(found)
             if failed is not None:
                 raise failed[0] from failed[1]
+            give_all()  # what has been told may have made more known
 
     def _answer_of(self, line: Connection) -> bytes:
         try:

@@ -159,7 +159,8 @@ class Reporter:
     Args:
         sinks: told the pace.
         after: stages are told of once they have taken so many seconds.
-        seconds: from the start of each stage to what was last heard of it.
+        seconds: how long each stage took. Of the time in which several are under way, what passes
+            before a task ends is that task's stage's, so that all together are the whole time.
         totals: how many tasks each stage has.
     """
 
@@ -168,14 +169,23 @@ class Reporter:
     seconds: dict[str, float] = field(default_factory=dict)
     totals: dict[str, int] = field(default_factory=dict)
     _started: dict[str, float] = field(default_factory=dict)
+    _under_way: set[str] = field(default_factory=set)
+    _told: float = 0.0
+    """When a report was last taken."""
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         """Take a report."""
         now = time.monotonic()
-        if done == 0:
-            self._started[stage] = now
-        seconds = now - self._started.setdefault(stage, now)
-        self.seconds[stage], self.totals[stage] = seconds, total
+        if done == 0 or stage not in self._started:
+            self._started[stage], self.seconds[stage] = now, 0.0
+            if self._under_way <= {stage}:
+                self._told = now
+        else:
+            self.seconds[stage] += now - self._told
+            self._told = now
+        self.totals[stage] = total
+        (self._under_way.discard if done >= total else self._under_way.add)(stage)
+        seconds = now - self._started[stage]
         for sink in self.sinks if seconds >= self.after else ():
             sink(Pace(stage, done, total, seconds))
 

@@ -6,8 +6,11 @@ shard is one object. zarr v2 knows no shards: there it is a block of whole chunk
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import chain, groupby, product
+from types import MappingProxyType
 from typing import Any, NamedTuple
 from zlib import crc32
 
@@ -15,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mosaicreg import chunks
+from mosaicreg.errors import StorageError
 from mosaicreg.geometry import Box, TileGrid
 from mosaicreg.store import Place, Store, open_store
 from mosaicreg.zarrfiles import Array, read_array
@@ -55,7 +59,9 @@ def write_shard(place: Place, level: int, at: tuple[int, ...], pixels: NDArray[A
 def write_shards(
     place: Place, level: int, places: Sequence[tuple[int, ...]], bands: Iterable[NDArray[Any]]
 ) -> list[Receipt]:
-    """Write whole shards that become known from top to bottom; only compressed bytes are held.
+    """Write whole shards that become known from top to bottom.
+
+    Of several, compressed bytes are held; one alone is written as it becomes known.
 
     Args:
         places: of the shards.
@@ -63,24 +69,41 @@ def write_shards(
     """
     store = open_store(place)
     array = read_array(store, str(level))
-    height, width = (part.stop - part.start for part in _inside(array, places[0])[-2:])
-    shape = _chunk_shape(array)
+    rows = _compressed(array, places[0], bands)
+    if len(places) == 1:  # written as it becomes known, so that not even that is held
+        ((at,), parts) = places, ((k, content) for k, (content,) in rows if content is not None)
+        return [_put(store, level, array, at, parts)]
     made: list[dict[chunks.Place, bytes]] = [{} for _ in places]
+    for k, contents in rows:
+        for known, content in zip(made, contents, strict=True):
+            if content is not None:
+                known[k] = content
+    return [
+        _put(store, level, array, at, known.items()) for at, known in zip(places, made, strict=True)
+    ]
+
+
+def _compressed(
+    array: Array, at: tuple[int, ...], bands: Iterable[NDArray[Any]]
+) -> Iterator[tuple[chunks.Place, list[bytes | None]]]:
+    """The chunks of bands, row by row: each place, and what it holds in each plane.
+
+    Args:
+        at: the place of one of the shards.
+    """
+    height, width = (part.stop - part.start for part in _inside(array, at)[-2:])
+    shape = _chunk_shape(array)
     y = 0
     for band in bands:
         assert not y % shape[0], "a band ends within a row of chunks"
         assert band.shape[-1] == width, f"{band.shape} px are not a whole shard's, {width} wide"
-        for parts, plane in zip(made, band, strict=True):
-            for row, column in product(*map(range, TileGrid(plane.shape, shape).grid_shape)):
-                pixels = plane[TileGrid(plane.shape, shape).box(row, column).slices]
-                content = chunks.compress(pixels, shape)
-                if content is not None:
-                    parts[y // shape[0] + row, column] = content
+        grid = TileGrid((band.shape[-2], width), shape)
+        for row, column in product(*map(range, grid.grid_shape)):
+            part = grid.box(row, column).slices
+            contents = [chunks.compress(plane[part], shape) for plane in band]
+            yield (y // shape[0] + row, column), contents
         y += band.shape[-2]
     assert y == height, f"{y} rows are not a whole shard: it has {height}"
-    return [
-        _put(store, level, array, at, parts.items()) for at, parts in zip(places, made, strict=True)
-    ]
 
 
 def _put(
@@ -164,13 +187,22 @@ def _inside(array: Array, at: tuple[int, ...]) -> tuple[slice, ...]:
 
 
 def reduce_shard(
-    place: Place, level: int, plane: tuple[int, ...], box: Box, threads: int = 1
+    place: Place,
+    level: int,
+    plane: tuple[int, ...],
+    box: Box,
+    threads: int = 1,
+    written: Mapping[chunks.Place, int] = MappingProxyType({}),
 ) -> Receipt:
     """Make one shard of ``level`` from the level below, chunk by chunk: these stay in the cache.
 
     Args:
         plane, box: which one; px of ``level``.
         threads: how many share the work, `MOST_THREADS` at most.
+        written: bytes of the shards below, by row and column, where they are one object each.
+
+    Raises:
+        StorageError: where a shard below is not as long: what is lost would be taken for empty.
     """
     store = open_store(place)
     finer, coarser = (read_array(store, str(k)) for k in (level - 1, level))
@@ -178,38 +210,62 @@ def reduce_shard(
     first = box.y0 // rows, box.x0 // columns
     down, across = TileGrid(box.shape, (rows, columns)).grid_shape
     places = [(first[0] + k, first[1] + n) for k, n in product(range(down), range(across))]
-    held = _Held(store, level - 1, finer, plane)
-    # Those made from the same finer shards follow each other, so few of these are held at a time.
-    groups = groupby(sorted(places, key=held.under), held.under)
+    under = _Finer(store, level - 1, finer, plane, written)
 
-    def made(each: Callable[..., Iterable[Any]]) -> Iterator[tuple[chunks.Place, bytes]]:
-        for shards_under, group in groups:
-            held.only(shards_under)
-            members = list(group)
-            for (row, column), half in zip(members, each(held.halved, members), strict=True):
-                if half is not None:
-                    yield (row - first[0], column - first[1]), half
+    def calls() -> Iterator[tuple[chunks.Place, Callable[[], bytes | None]]]:
+        """How each chunk is made; those made from the same finer shards follow each other."""
+        held: _Shards = {}
+        for which, group in groupby(sorted(places, key=under.shards), under.shards):
+            held = {at: held[at] if at in held else under.read(at) for at in which}
+            for row, column in group:
+                call = partial(under.halved, held, (row, column))
+                yield (row - first[0], column - first[1]), call
 
     at = (*plane, box.y0 // height, box.x0 // width)
-    if threads == 1:
-        return _put(store, level, coarser, at, made(map))
+    halves = ((k, call()) for k, call in calls()) if threads == 1 else _by_threads(calls(), threads)
+    made = ((k, content) for k, content in halves if content is not None)
+    return _put(store, level, coarser, at, made)
+
+
+def _by_threads(
+    calls: Iterable[tuple[chunks.Place, Callable[[], Any]]], threads: int
+) -> Iterator[tuple[chunks.Place, Any]]:
+    """Results of calls, in order; only a few are begun ahead, so that little is held for them."""
     from concurrent.futures import ThreadPoolExecutor
 
+    waiting: deque[tuple[chunks.Place, Any]] = deque()
     with ThreadPoolExecutor(threads) as pool:
-        return _put(store, level, coarser, at, made(pool.map))
+        for place, call in calls:
+            waiting.append((place, pool.submit(call)))
+            if len(waiting) > 2 * threads:
+                place, begun = waiting.popleft()
+                yield place, begun.result()
+        for place, begun in waiting:
+            yield place, begun.result()
 
 
-class _Held:
-    """The compressed chunks of a few shards of one plane, for the chunks of the next level."""
+_Shards = dict[chunks.Place, dict[chunks.Place, memoryview]]
+"""Shards of one plane by their places, each as its compressed chunks by theirs."""
 
-    def __init__(self, store: Store, level: int, array: Array, plane: tuple[int, ...]) -> None:
+
+class _Finer:
+    """A plane of a level, of which the chunks of the next one are made."""
+
+    def __init__(
+        self,
+        store: Store,
+        level: int,
+        array: Array,
+        plane: tuple[int, ...],
+        written: Mapping[chunks.Place, int],
+    ) -> None:
         self.store, self.level, self.array, self.plane = store, level, array, plane
+        self.written = written if array.shards else {}
         self.counts, self.shape = _chunk_counts(array), _chunk_shape(array)
         height, width = array.shape[-2:]
         self.grid = TileGrid((height, width), self.shape).grid_shape
-        self.shards: dict[chunks.Place, dict[chunks.Place, memoryview]] = {}
 
-    def under(self, place: chunks.Place) -> tuple[chunks.Place, ...]:
+    def shards(self, place: chunks.Place) -> tuple[chunks.Place, ...]:
         """The shards, one, two or four, in which the chunks lie that a coarser one is made of."""
         rows, columns = (
             sorted({min(2 * k + d, n - 1) // count for d in (0, 1)})
@@ -217,14 +273,7 @@ class _Held:
         )
         return tuple(product(rows, columns))
 
-    def only(self, places: tuple[chunks.Place, ...]) -> None:
-        """Hold these shards, and no others."""
-        self.shards = {at: self.shards[at] for at in places if at in self.shards}
-        for at in places:
-            if at not in self.shards:
-                self.shards[at] = self._read(*at)
-
-    def halved(self, place: chunks.Place) -> bytes | None:
+    def halved(self, held: _Shards, place: chunks.Place) -> bytes | None:
         """A chunk of the next level, from the 2 x 2 that lie under it in the shards held."""
         rows, columns = self.shape
         corner = 2 * place[0], 2 * place[1]
@@ -240,7 +289,7 @@ class _Held:
             (row, y), (column, x) = (
                 divmod(k + d, n) for k, d, n in zip(corner, (dy, dx), self.counts, strict=True)
             )
-            chunks.decompress(self.shards[row, column].get((y, x)), one)
+            chunks.decompress(held[row, column].get((y, x)), one)
             y0, x0 = dy * rows, dx * columns
             part = one[: ends[0] - y0, : ends[1] - x0]
             if fine is None:
@@ -249,9 +298,16 @@ class _Held:
                 fine[y0 : y0 + rows, x0 : x0 + columns] = part
         return chunks.compress(half if fine is None else halve(fine), self.shape)
 
-    def _read(self, row: int, column: int) -> dict[chunks.Place, memoryview]:
-        key = self.array.chunk_key((*self.plane, row, column))
+    def read(self, at: chunks.Place) -> dict[chunks.Place, memoryview]:
+        """The compressed chunks of a shard."""
+        key = self.array.chunk_key((*self.plane, *at))
         content = self.store.view(f"{self.level}/{key}")
+        found = 0 if content is None else len(content)
+        if found != self.written.get(at, found):
+            raise StorageError(
+                f"{self.store}: shard {self.level}/{key} has {found} bytes, {self.written[at]} "
+                "were written: somebody else has changed it, or workers see different folders"
+            )
         if content is None:
             return {}
         if not self.array.shards:

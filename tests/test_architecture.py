@@ -99,6 +99,7 @@ FLOORS = (
         "displacements",
         "aligning",
         "refining",
+        "levels",
         "archive",
         "layers",
         "timing",

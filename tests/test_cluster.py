@@ -36,6 +36,36 @@ def test_results_come_in_the_order_of_the_tasks(scheduler) -> None:
     assert said == [("work", k, 20) for k in range(21)]
 
 
+def doubled(chains: int) -> int:
+    """Sum of as many ones, each doubled seven times, a task known when the one before is told."""
+    waiting, last = [1] * chains, []
+    values: list[int] = []
+
+    def tasks():
+        while len(values) < 7 * chains:
+            if waiting:
+                values.append(waiting.pop(0))
+                yield delayed_call(double, values[-1])
+            else:
+                yield None
+
+    def told(found: list[tuple[int, int]]) -> None:
+        for number, value in found:
+            assert value == 2 * values[number]
+            (waiting if value < 2**7 else last).append(value)
+
+    run_tasks(tasks(), "work", None, 7 * chains, told)
+    assert len(last) == chains
+    return sum(last)
+
+
+@pytest.mark.parametrize("scheduler", ["synchronous", "threads"])
+def test_tasks_may_depend_on_what_was_told(scheduler) -> None:
+    with dask.config.set(scheduler=scheduler, num_workers=2):
+        assert doubled(5) == 5 * 2**7
+        assert doubled(cluster.WAVE + 1) == (cluster.WAVE + 1) * 2**7
+
+
 def test_no_tasks_are_no_work() -> None:
     assert run_tasks([], "work") == []
 
@@ -54,6 +84,7 @@ def test_a_cluster_is_used_when_it_is_there(acquisition) -> None:
         found = run_tasks(tasks, "work", lambda *report: said.append(report))
         assert found == [2 * k for k in range(30)]
         assert said[-1] == ("work", 30, 30)
+        assert doubled(100) == 100 * 2**7
         pairs = register(acquisition.mosaic)
         with warnings.catch_warnings(), dask.config.set(scheduler="threads"):
             warnings.simplefilter("ignore")  # older dask thinks that this cannot be meant

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import operator
 import os
 import re
 import shutil
@@ -10,18 +12,21 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
+import dask
 import numpy as np
 import pytest
 import tifffile
 
 from mosaicreg import processes
+from mosaicreg.cluster import delayed_call, run_tasks
 from mosaicreg.imagefile import read_header
 from mosaicreg.journal import LOG
-from mosaicreg.processes import Call, ForkedPool, hindrance
+from mosaicreg.processes import Alone, Call, ForkedPool, hindrance, in_effect
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux forks safely")
 
@@ -275,7 +280,7 @@ sizes = [1, 3_000_000, 10, 40_000, 2_000_000, 5, 31_000, 2_000_000, 2_000_000, 1
 def doubled(values):
     return np.concatenate([values, values])
 with computing(workers=2):
-    for calls in (sizes, sizes[::-1], sorted(sizes), [3_000_000] * 8):
+    for calls in (sizes * 3, sizes[::-1] * 3, sorted(sizes * 3), [3_000_000] * 8):
         images = [np.full(n, k, np.uint8) for k, n in enumerate(calls)]
         found = run_tasks([delayed_call(doubled, image) for image in images], "work")
         for k, (n, values) in enumerate(zip(calls, found, strict=True)):
@@ -286,14 +291,49 @@ with computing(workers=2):
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
-@pytest.mark.parametrize("calls", [0, 1, 2, 3, 4, 5, 9, 40])
+@pytest.mark.parametrize("calls", [0, 1, 2, 3, 4, 5, 9, 80])
 def test_every_call_is_made_once_and_told_once(count: int, calls: int) -> None:
     told: list[tuple[int, int]] = []
     with ForkedPool(count) as pool:
         for _ in range(2):
-            pool.run((Call(pow, (k, 2)) for k in range(calls)), told.extend)
+            pool.run((Call(pow, (k, 2)) for k in range(calls)), calls, told.extend)
             assert sorted(told) == [(k, k * k) for k in range(calls)]
             told.clear()
+
+
+@pytest.mark.parametrize("workers", [Alone(), None, 1, 2, 3])
+def test_a_call_may_wait_for_what_others_have_found(workers) -> None:
+    """Sums of two, of four, ..., each asked for as soon as both halves are told, by any workers."""
+    leaves, found, ready = 64, {}, deque[Call]()
+    ready.extend(Call(pow, (k, 2)) for k in range(leaves))
+    names = [(0, k) for k in range(leaves)]
+
+    def calls():
+        while len(found) < 2 * leaves - 1:
+            yield ready.popleft() if ready else None
+
+    def told(some: list[tuple[int, int]]) -> None:
+        for number, value in some:
+            level, k = names[number]
+            found[level, k] = value
+            if (level, k ^ 1) in found:
+                ready.append(Call(operator.add, (value, found[level, k ^ 1])))
+                names.append((level + 1, k // 2))
+
+    total = 2 * leaves - 1
+    made = ForkedPool(workers) if isinstance(workers, int) else nullcontext(workers)
+    with made as these, in_effect(these), dask.config.set(scheduler="threads"):
+        run_tasks(calls(), "sum", None, total, told)
+    assert found[6, 0] == sum(k * k for k in range(leaves))
+    assert len(found) == total
+
+
+@pytest.mark.parametrize("workers", [None, 2])
+def test_calls_that_are_never_known_are_told_of(workers) -> None:
+    tasks = itertools.chain([delayed_call(abs, -1)], itertools.repeat(None))
+    made = ForkedPool(workers) if workers else nullcontext()
+    with made as these, in_effect(these), pytest.raises(RuntimeError, match="work: 1 of 3 tasks"):
+        run_tasks(tasks, "work", None, 3)
 
 
 def test_the_last_calls_go_to_whoever_is_idle_first() -> None:
@@ -490,7 +530,7 @@ import gc, time
 from multiprocessing import active_children
 from mosaicreg.processes import Call, ForkedPool
 pool = ForkedPool(3)
-pool.run([Call(abs, (-1,))] * 9, lambda found: None)
+pool.run([Call(abs, (-1,))] * 9, 9, lambda found: None)
 del pool
 gc.collect()
 end = time.monotonic() + 20
@@ -510,7 +550,7 @@ from mosaicreg.processes import Call, ForkedPool
 with ForkedPool(2) as pool:
     def done(*calls):
         found = {}
-        pool.run(calls, lambda some: found.update(some))
+        pool.run(calls, len(calls), lambda some: found.update(some))
         return [found[k] for k in range(len(calls))]
     assert done(Call(abs, (-1,)), Call(divmod, (7, 2))) == [1, (3, 1)]
     assert "cloudpickle" not in sys.modules
@@ -564,7 +604,7 @@ from mosaicreg.processes import Call, ForkedPool
 first, second = ForkedPool(2), ForkedPool(2)
 for pool in (first, second):
     told = []
-    pool.run([Call(abs, (-1,))] * 5, told.extend)
+    pool.run([Call(abs, (-1,))] * 5, 5, told.extend)
     assert sorted(told) == [(k, 1) for k in range(5)]
 first.__exit__()
 assert not any(p.is_alive() for p in first._processes)

@@ -89,6 +89,30 @@ def test_bars_on_a_terminal(monkeypatch, capsys) -> None:
     assert "3/3" in capsys.readouterr().err
 
 
+def test_stages_that_overlap_share_the_time_that_passes(time) -> None:
+    """Each task's is what passed since the one before, of any stage; all together are the whole."""
+    with show_progress(quiet=True) as progress:
+        for now, report in [
+            (5, ("write", 0, 3)),
+            (7, ("write", 1, 3)),
+            (7, ("level 1", 0, 2)),
+            (10, ("write", 2, 3)),
+            (11, ("level 1", 1, 2)),
+            (15, ("write", 3, 3)),
+            (21, ("level 1", 2, 2)),
+            (50, ("finish", 0, 1)),
+            (51, ("finish", 1, 1)),
+            (60, ("write", 0, 1)),
+            (62, ("write", 1, 1)),
+        ]:
+            time.now = float(now)
+            progress(*report)
+            if now == 21:
+                assert progress.seconds == {"write": 2 + 3 + 4, "level 1": 1 + 6}
+    assert progress.seconds == {"write": 2, "level 1": 7, "finish": 1}
+    assert progress.totals == {"write": 1, "level 1": 2, "finish": 1}
+
+
 def test_a_table_in_a_notebook() -> None:
     html = table_of([Pace("<a>", 1, 4, 2.0)])
     assert "&lt;a&gt;" in html

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import os
@@ -682,6 +683,7 @@ def small_disk(tmp_path):
     if subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("mounting a small tmpfs needs root")
     yield folder
+    gc.collect()  # what a traceback still holds may have a file open
     subprocess.run(["umount", str(folder)], check=True)
 
 
