@@ -75,7 +75,7 @@ def peer_runs(tiles: Path, names: list[str]) -> Iterator[Run]:
 
 def measure(run: Run, tiles: Path, out: Path, budget: float) -> dict[str, object]:
     """Cost and accuracy of one run; the reason where it failed."""
-    shutil.rmtree(out, ignore_errors=True)
+    harness.put_away(out)
     out.mkdir(parents=True)
     command = [*run.command]
     if run.program == OURS and run.step != "start":
