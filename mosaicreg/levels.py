@@ -143,29 +143,28 @@ class _Work:
         first, *above = levels
         parts: Parts = finest.parts if first == 0 else np.arange(len(keys))[:, None]
         due = [k for k, part in enumerate(parts) if not good[part].all()]
-        made = np.zeros(len(keys), dtype=bool)
+        absent = np.zeros(len(keys), dtype=bool)
         for part in due:
-            made[parts[part]] = True
+            absent[parts[part]] = True
         self.keys = {first: keys}
         self.due = {first: len(due)}
-        self.left = {first: sum(self._area(first, int(k)) for k in np.flatnonzero(made))}
+        """How many tasks each level has."""
+        self.left = {first: sum(self._area(first, int(k)) for k in np.flatnonzero(absent))}
         """Pixels of each level that are yet to be made."""
         self.ready = {first: deque(_large_first(due, [parts[k][0] for k in due], plan.grid(first)))}
         """Parts that need nothing more, the next one first."""
         self.missing: dict[int, NDArray[np.int64]] = {}
-        """How many of the shards under each one are not there."""
+        """How many of the shards under each one are absent."""
         for level in above:
             count = plan.shards(level)
-            self.missing[level] = np.array(
-                [np.count_nonzero(made[_under(plan, level, k)]) for k in range(count)]
-            )
-            self.keys[level] = np.zeros(count, dtype=np.uint64)
-            self.ready[level] = deque()
-            self.due[level] = count
+            self.keys[level], self.due[level] = np.zeros(count, dtype=np.uint64), count
             self.left[level] = math.prod(plan.plane(level)) * len(plan.planes)
-            made = np.ones(count, dtype=bool)
+            self.ready[level] = deque()
+            missing = [np.count_nonzero(absent[_under(plan, level, k)]) for k in range(count)]
+            self.missing[level] = np.array(missing)
             for k in np.flatnonzero(self.missing[level] == 0):
                 self._let(level, int(k))
+            absent = np.ones(count, dtype=bool)
         self.done = dict.fromkeys(levels, 0)
         self.given: list[tuple[int, int]] = []
         """Level and part of each task, in the order in which they were asked for."""
