@@ -316,7 +316,7 @@ def put_away(folder: Path) -> None:
     """
     if folder.exists():
         for file in folder.rglob("*"):
-            if file.is_file() and not file.is_symlink():
+            if file.is_file() and not file.is_symlink() and file.stat().st_nlink == 1:
                 os.truncate(file, 0)
         folder.rename(folder.with_name(f".{folder.name}.{os.urandom(6).hex()}"))
 

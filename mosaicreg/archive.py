@@ -245,7 +245,7 @@ def _given(image: da.Array, plan: Pyramid) -> Finest:
             tasks.extend(receipts.to_delayed(optimize_graph=True).ravel())
         return tasks[part]
 
-    return Finest(keys, parts, task)
+    return Finest(keys, parts, task, graphs=True)
 
 
 def _write_block(

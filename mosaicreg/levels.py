@@ -21,6 +21,7 @@ from mosaicreg.cluster import Progress, cores_here, delayed_call, run_tasks
 from mosaicreg.geometry import TileGrid
 from mosaicreg.journal import Journal, short_digest
 from mosaicreg.omezarr import Pyramid
+from mosaicreg.processes import current_workers
 from mosaicreg.shards import Receipt
 from mosaicreg.store import Store
 
@@ -40,11 +41,13 @@ class Finest(NamedTuple):
         keys: (shards,) what each depends on.
         parts: what each task makes.
         task: that of a part, for `run_tasks`; its result is one receipt per shard.
+        graphs: whether tasks are graphs of dask, which are never sent to forked workers.
     """
 
     keys: NDArray[np.uint64]
     parts: Parts
     task: Callable[[Store, int], Any]
+    graphs: bool = False
 
 
 def bring_up_to_date(
@@ -59,7 +62,10 @@ def bring_up_to_date(
     while level < plan.levels:
         keys = finest.keys if level == 0 else _keys_above(plan, level, journal)
         good = _good(store, plan, level, keys, journal, progress)
-        above = takewhile(lambda k: _is_empty(plan, k, journal), range(level + 1, plan.levels))
+        # What is run together goes where its first task can go.
+        apart = level == 0 and finest.graphs and current_workers() is not None
+        coarser = range(level + 1, level + 1 if apart else plan.levels)
+        above = takewhile(lambda k: _is_empty(plan, k, journal), coarser)
         levels = [level, *above]
         _Work(store, plan, finest, journal, progress or _silent, levels, keys, good).do()
         level = levels[-1] + 1
@@ -166,8 +172,8 @@ class _Work:
                 self._let(level, int(k))
             absent = np.ones(count, dtype=bool)
         self.done = dict.fromkeys(levels, 0)
-        self.given: list[tuple[int, int]] = []
-        """Level and part of each task, in the order in which they were asked for."""
+        self.given: dict[int, tuple[int, int]] = {}
+        """Level and part of each task that has been asked for and not told of, by its number."""
 
     def do(self) -> None:
         """Make them."""
@@ -178,7 +184,8 @@ class _Work:
     def _tasks(self, total: int) -> Iterator[Any | None]:
         """The coarsest that can be made come first: the rest of the work waits for them."""
         begun = set()
-        while len(self.given) < total:
+        number = 0
+        while number < total:
             level = max((k for k in self.levels if self.ready[k]), default=None)
             if level is None:
                 yield None
@@ -187,7 +194,8 @@ class _Work:
                 begun.add(level)
                 self.report(_stage(level), 0, self.due[level])
             part = self.ready[level].popleft()
-            self.given.append((level, part))
+            self.given[number] = level, part
+            number += 1
             yield self._task(level, part)
 
     def _task(self, level: int, part: int) -> Any:
@@ -208,9 +216,10 @@ class _Work:
         return delayed_call(_reduce, self.store, level, tuple(plane), box, threads, written)
 
     def _made(self, found: list[tuple[int, Any]]) -> None:
-        rows = defaultdict(list)
+        rows, told = defaultdict(list), []
         for number, receipts in found:
-            level, part = self.given[number]
+            level, part = self.given.pop(number)
+            told.append(level)
             numbers = self.finest.parts[part] if level == 0 else [part]
             each = receipts.flat[0] if isinstance(receipts, np.ndarray) else receipts
             for k, receipt in zip(numbers, each, strict=True):
@@ -219,8 +228,7 @@ class _Work:
             self.journal.enter(level, some)
             for k, *_ in some:
                 self._settle(level, k)
-        for number, _ in found:
-            level, _ = self.given[number]
+        for level in told:
             self.done[level] += 1
             self.report(_stage(level), self.done[level], self.due[level])
 

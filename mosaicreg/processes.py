@@ -288,6 +288,8 @@ class ForkedPool:
             if failed is not None:
                 raise failed[0] from failed[1]
             give_all()  # what has been told may have made more known
+        if next(known, None) is not None:
+            raise RuntimeError(f"there are more than {total} tasks")
 
     def _answer_of(self, line: Connection) -> bytes:
         try:

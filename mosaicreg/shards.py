@@ -61,7 +61,7 @@ def write_shards(
 ) -> list[Receipt]:
     """Write whole shards that become known from top to bottom.
 
-    Of several, compressed bytes are held; one alone is written as it becomes known.
+    Of several, compressed bytes are held; one alone is put into its file as it becomes known.
 
     Args:
         places: of the shards.
@@ -70,7 +70,7 @@ def write_shards(
     store = open_store(place)
     array = read_array(store, str(level))
     rows = _compressed(array, places[0], bands)
-    if len(places) == 1:  # written as it becomes known, so that not even that is held
+    if len(places) == 1:
         ((at,), parts) = places, ((k, content) for k, (content,) in rows if content is not None)
         return [_put(store, level, array, at, parts)]
     made: list[dict[chunks.Place, bytes]] = [{} for _ in places]

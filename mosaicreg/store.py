@@ -71,6 +71,21 @@ Place = str | Path | ObjectPath | Store
 """What `open_store` takes."""
 
 
+class _Pieces:
+    """Content, and whether making it has failed: that is no failure of the store."""
+
+    def __init__(self, content: Content) -> None:
+        self.content, self.failed = content, False
+
+    def __iter__(self) -> Iterator[bytes | memoryview]:
+        content = self.content
+        try:
+            yield from (content,) if isinstance(content, bytes | memoryview) else content
+        except Exception:
+            self.failed = True
+            raise
+
+
 @dataclass(frozen=True)
 class Folder:
     """A folder of a file system, which all workers see under the same path."""
@@ -122,10 +137,12 @@ class Folder:
 
     def write(self, key: str, content: Content) -> None:
         """Write beside, then rename: half a file never has the name of a whole one."""
-        path = self.path / key
+        path, pieces = self.path / key, _Pieces(content)
         try:
-            write_atomically(path, content)
+            write_atomically(path, pieces)
         except OSError as error:
+            if pieces.failed:
+                raise
             raise StorageError(f"{path} cannot be written: {error.strerror or error}") from error
 
     def remove(self, key: str) -> None:
@@ -194,10 +211,12 @@ class Objects:
 
     def write(self, key: str, content: Content) -> None:
         """Put an object: the store shows the old one or the whole new one."""
-        path = self.path / key
+        path, pieces = self.path / key, _Pieces(content)
         try:
-            write_atomically(path, content)
+            write_atomically(path, pieces)
         except path.failures() as error:
+            if pieces.failed:
+                raise
             reason = str(error).partition("\n\nDebug source")[0]
             raise StorageError(f"{path} cannot be written: {reason}") from error
 

@@ -215,3 +215,38 @@ print(json.dumps([place, stages]))
     last = len(stages) - 1 - stages[::-1].index("write")
     assert "level 1" in stages[:last]
     assert "level 2" in stages[:last]
+
+
+def test_graphs_of_dask_stay_here_and_coarser_levels_go_to_workers(tmp_path) -> None:
+    """Stopped when coarser shards could be made, too: no array is sent, not even one that can."""
+    code = f"""
+import threading
+import dask.array as da, numpy as np
+from mosaicreg import shards, write_ome_zarr
+from mosaicreg.clusters import computing
+lock, here, kept = threading.Lock(), [], shards.reduce_shard
+def drawn(block):
+    with lock:  # cannot be sent
+        return block + 1
+image = da.zeros((256, 256), chunks=64, dtype="uint16").map_blocks(drawn, dtype="uint16", name="i")
+def reducing(*arguments):
+    here.append(arguments)
+    return kept(*arguments)
+shards.reduce_shard = reducing
+class Stop(Exception): pass
+def stop(stage, done, total):
+    if (stage, done) == ("write", 30):
+        raise Stop
+did = {{}}
+path, cut = {str(tmp_path / "x.ome.zarr")!r}, dict(chunk=16, shard=32)
+with computing(workers=2) as place:
+    assert place.startswith("on 2 processes"), place
+    try:
+        write_ome_zarr(image, path, **cut, progress=stop)
+    except Stop:
+        write_ome_zarr(image, path, **cut, progress=lambda stage, *n: did.update({{stage: n}}))
+assert did["write"][1] <= 64 - 30 and did["level 1"] == (16, 16), did
+assert not here
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

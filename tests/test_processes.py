@@ -336,6 +336,15 @@ def test_calls_that_are_never_known_are_told_of(workers) -> None:
         run_tasks(tasks, "work", None, 3)
 
 
+@pytest.mark.parametrize("workers", [Alone(), None, 2])
+def test_more_calls_than_were_told_of_are_an_error(workers) -> None:
+    tasks = (delayed_call(abs, k) for k in range(6))
+    made = ForkedPool(workers) if isinstance(workers, int) else nullcontext(workers)
+    told: list[tuple[int, int]] = []
+    with made as these, in_effect(these), pytest.raises(RuntimeError, match="3 tasks"):
+        run_tasks(tasks, "work", None, 3, told.extend)
+
+
 def test_the_last_calls_go_to_whoever_is_idle_first() -> None:
     """None waits behind a long one while another process has nothing to do."""
     code = """

@@ -310,6 +310,22 @@ def test_what_cannot_be_written_is_said_without_secrets(bucket: ObjectPath) -> N
     assert SECRET not in str(error.value)
 
 
+@pytest.mark.parametrize("place", ["folder", "bucket"])
+def test_a_failure_while_content_is_made_is_no_failure_of_the_store(place, request) -> None:
+    """A tile that a microscope no longer answers for is not told as a full disk."""
+    found = "tmp_path" if place == "folder" else "bucket"
+    store = open_store(request.getfixturevalue(found) / "x.ome.zarr")
+
+    def pieces() -> Iterator[bytes]:
+        yield b"first"
+        raise TimeoutError(110, "camera does not answer for tile 7")
+
+    with pytest.raises(TimeoutError, match="tile 7"):
+        store.write("0/c/0/0", pieces())
+    assert store.read("0/c/0/0") is None
+    assert not store.exists()
+
+
 # --- the whole job -------------------------------------------------------------------------------
 
 SMALL = ("--chunk", "64", "--shard", "128", "--workers", "2")
