@@ -248,10 +248,14 @@ def sshd(folder: Path) -> Iterator[dict[str, object]]:
         call("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name)
     Path("/run/sshd").mkdir(exist_ok=True)  # where sshd locks itself in; it will not start without
     port = free_port()
+    # A login of the same machine, with what that sets for all: of another kernel's numbers, the
+    # last digits differ.
+    blas = [f"{k}={v}" for k, v in os.environ.items() if k.startswith("OPENBLAS_")]
     (folder / "sshd_config").write_text(
         f"Port {port}\nListenAddress 127.0.0.1\nHostKey {folder}/host\nPidFile none\n"
         f"AuthorizedKeysFile {folder}/user.pub\nStrictModes no\nUsePAM no\n"
         "PasswordAuthentication no\nPermitRootLogin prohibit-password\n"
+        + (f"SetEnv {' '.join(blas)}\n" if blas else "")
     )
     sshd_path = shutil.which("sshd")
     assert sshd_path is not None
