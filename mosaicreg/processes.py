@@ -209,6 +209,7 @@ class ForkedPool:
 
         Raises:
             StoppedError: where a process is lost, or an earlier run was interrupted.
+            RuntimeError: where there are more calls than ``total``.
         """
         if self._in_use_by == threading.get_ident():
             Alone().run(calls, total, finished)
